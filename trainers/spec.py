@@ -1,0 +1,214 @@
+"""What a run is, as frozen values: everything here shapes the trajectory of the weights.
+
+Nothing else may live in these classes. How long a run trains, when it is evaluated, on which device,
+with how many workers and where its files lie is said by `Request` and `Runtime`, which no key sees.
+
+**Neutral values.** A field with a default is left out of the canonical JSON while it has that default
+(`orchestrator.identity`), so a field added later changes no old run key. Hence two rules: a default
+in this module is never changed, and a new field always gets the default under which old runs ran.
+What users get when they say nothing is decided in `orchestrator.spec`, not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "AUGMENTATIONS",
+    "SEMANTICS",
+    "AdamW",
+    "Augmentation",
+    "Backbone",
+    "Dataset",
+    "Request",
+    "RunSpec",
+    "Runtime",
+    "StudentSpec",
+    "TargetsSpec",
+    "TeacherRef",
+    "TeacherSpec",
+]
+
+SEMANTICS = 1
+"""Version of what the fields mean. Raised when equal specs would train different weights."""
+
+Strategy = Literal["A", "B", "C"]
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A data set, pinned by content, and the part of its training split a student sees.
+
+    ipc: images per class; None is the full training set. The subset is the first `ipc` of one
+    permutation per class drawn from `subset_seed`, so subsets of one seed nest.
+    """
+
+    name: str
+    fingerprint: str
+    ipc: int | None = None
+    subset_seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """φ: the feature extractor. `resnet18` is the paper's own (Appendix B); any other name is a
+    torchvision classification model with its classifier removed.
+
+    width: channels of ResNet-18's first stage (64 in the paper); None for torchvision models.
+    stem: `small` is a 3×3 stride-1 first convolution without max-pool; `standard` is torchvision's.
+    """
+
+    name: str
+    width: int | None = None
+    stem: Literal["small", "standard"] = "small"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Resolved augmentation of one view; all-neutral is the paper's NoAug (normalisation only).
+
+    Application order: color jitter, grayscale, crop with flip, normalise, then MixUp or CutMix.
+    crop_scale: area range of RandomResizedCrop, None for no crop. crop_ratio: aspect range.
+    mixup_alpha, cutmix_alpha: parameter of the symmetric Beta, 0 for none; at most one is set.
+    """
+
+    color_p: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    grayscale_p: float = 0.0
+    flip_p: float = 0.0
+    crop_scale: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+
+
+_COLOR = {"color_p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": Augmentation(),
+    "color": Augmentation(**_COLOR),
+    "crop": Augmentation(crop_scale=(0.08, 1.0)),
+    "mixup": Augmentation(mixup_alpha=0.8),
+    "cutmix": Augmentation(cutmix_alpha=1.0),
+    "std": Augmentation(**_COLOR, grayscale_p=0.2, flip_p=0.5, crop_scale=(0.08, 1.0)),
+}
+"""The paper's augmentations by name (Appendix B; the strengths of ColorJitter are assumed)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """AdamW on all parameters, constant learning rate (Appendix B)."""
+
+    lr: float
+    weight_decay: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRef:
+    """A teacher snapshot, by the rule that makes it: the first validated step of run `key` whose
+    top-1 on the whole test set lies in [accuracy − 1, accuracy + 1], an update that jumps over the
+    window being bisected (harvest rule of SEMANTICS 1).
+
+    accuracy: preset, in percent. validate_every: steps between validations. screen: validate on
+    this many fixed test samples first and confirm near a preset on the whole set; None is always
+    the whole set.
+    """
+
+    key: str
+    accuracy: float
+    validate_every: int = 1
+    screen: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSpec:
+    """A teacher: cross-entropy on one-hot targets, always on the full training set (Strategy A)."""
+
+    dataset: Dataset
+    backbone: Backbone
+    augmentation: Augmentation
+    optimizer: AdamW
+    batch_size: int
+    seed: int
+    norm_batch: int | None = None
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSpec:
+    """A student: backbone φ and projection head g by KL to the mapped targets, linear classifier h
+    by cross-entropy on detached features (equations 1 to 3).
+
+    temperature: of the teacher's soft targets; None for strategy A. student_temperature: of g.
+    loss: `decoupled` as in the paper; `joint` lets h's loss, weighted by ce_weight, reach φ.
+    batch_size: the global batch. norm_batch: samples that batch-norm sees; None is the global batch.
+    """
+
+    dataset: Dataset
+    backbone: Backbone
+    augmentation: Augmentation
+    strategy: Strategy
+    optimizer: AdamW
+    batch_size: int
+    seed: int
+    teacher: TeacherRef | None = None
+    temperature: float | None = None
+    student_temperature: float = 1.0
+    loss: Literal["decoupled", "joint"] = "decoupled"
+    ce_weight: float = 1.0
+    target_view: Literal["plain"] = "plain"
+    norm_batch: int | None = None
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetsSpec:
+    """Strategy C's soft targets of one snapshot for a whole training split: made once, shared."""
+
+    dataset: Dataset
+    teacher: TeacherRef
+    temperature: float
+    split: Literal["train"] = "train"
+    view: Literal["plain"] = "plain"
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+RunSpec = TeacherSpec | StudentSpec | TargetsSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """How far to train and what to look at on the way. Never part of a key.
+
+    horizon: last step (a teacher's is its search limit, `teacher.max_steps`).
+    evaluate_at: sorted steps a student must be evaluated at, beyond the standard ones.
+    presets: teacher accuracies (percent) that must be harvested; the standard presets passed on the
+    way are harvested too. A teacher stops once all of these are.
+    """
+
+    horizon: int
+    evaluate_at: tuple[int, ...] = ()
+    presets: tuple[float, ...] = ()
+    validate_every: int = 1
+    screen: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where and how a run executes; changes speed and the order of sums, never what is computed.
+
+    threads: torch threads on the CPU; None sets one thread, which makes CPU runs bit-reproducible.
+    checkpoint_every_s: seconds between resumable checkpoints.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    compile: bool = False
+    checkpoint_every_s: float = 60.0
