@@ -46,7 +46,6 @@ class Progress:
 
     step: int
     top1: float | None
-    images_per_s: float
 
 
 @dataclass(frozen=True, kw_only=True)

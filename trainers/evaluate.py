@@ -1,0 +1,99 @@
+"""Evaluation on the whole test set: counts, reduced over the workers, divided once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from trainers.augment import normalise
+from trainers.distributed import World
+from trainers.precision import autocast
+
+__all__ = ["STUDENT_COLUMNS", "TEACHER_COLUMNS", "TestSet", "percent"]
+
+EVALUATION_BATCH = 1000
+
+STUDENT_COLUMNS = (
+    "step", "epoch", "top1_h", "top1_g", "correct_h", "correct_g", "count", "train_kl", "train_ce",
+    "target_entropy", "teacher_agreement", "images_per_s", "wall_time_s", "timestamp_ms", "replayed",
+)  # fmt: skip
+TEACHER_COLUMNS = (
+    "step", "epoch", "top1", "correct", "count", "train_ce", "images_per_s", "wall_time_s",
+    "timestamp_ms", "replayed",
+)  # fmt: skip
+"""Columns of metrics.parquet by kind (docs/architecture.md says what they mean)."""
+
+
+def percent(correct: int, count: int) -> float:
+    return 100.0 * correct / count
+
+
+class TestSet:
+    """A test split on the device; every worker evaluates its share of it.
+
+    images_uint8: (M, 3, H, W). part: evaluate on this many samples spread evenly over the split
+    (screening); None is the whole set.
+    """
+
+    __test__ = False  # not a pytest class
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        *,
+        world: World,
+        precision: str,
+        part: int | None = None,
+    ) -> None:
+        count = images.shape[0]
+        chosen = torch.arange(count, device=images.device)
+        if part is not None and part < count:
+            chosen = torch.linspace(0, count - 1, part, device=images.device).round().long()
+        self.count = len(chosen)
+        mine = chosen[world.rank :: world.size]
+        whole = len(mine) == count
+        self._images = images if whole else images[mine]
+        self._labels = labels if whole else labels[mine]
+        self._mean, self._std = mean, std
+        self._world = world
+        self._precision = precision
+
+    @torch.inference_mode()
+    def correct(self, model: nn.Module, heads: Callable[[nn.Module, Tensor], list[Tensor]]) -> list[int]:
+        """Correct top-1 predictions on the set, for each head's logits. The model is evaluated in
+        evaluation mode and left in the mode it was in. One device synchronisation."""
+        training = model.training
+        model.eval()
+        totals: Tensor | None = None
+        for first in range(0, len(self._labels), EVALUATION_BATCH):
+            rows = slice(first, first + EVALUATION_BATCH)
+            views = normalise(self._images[rows], self._mean, self._std)
+            with autocast(views.device, self._precision):
+                logits = heads(model, views)
+            right = torch.stack([(head.argmax(1) == self._labels[rows]).sum() for head in logits])
+            totals = right if totals is None else totals + right
+        model.train(training)
+        assert totals is not None
+        return [int(value) for value in self._world.sum(totals).tolist()]
+
+
+def teacher_heads(model: nn.Module, views: Tensor) -> list[Tensor]:
+    return [model(views)]
+
+
+def student_heads(model: nn.Module, views: Tensor) -> list[Tensor]:
+    """h first, then g."""
+    projection, classifier = model(views)
+    return [classifier, projection]
+
+
+def standard_error(accuracy: float, count: int) -> float:
+    """Of a top-1 percentage measured on `count` samples, in points."""
+    share = min(max(accuracy / 100, 0.5 / count), 1 - 0.5 / count)
+    return 100 * math.sqrt(share * (1 - share) / count)

@@ -1,0 +1,101 @@
+"""Strategy C's soft targets: one (N, C) array for a whole training split, keyed by sample index.
+
+An Arrow IPC file with one fixed-size-list column, memory-mapped: all C students of one snapshot
+share one file and, on one node, its pages. Its identity stands in the schema's metadata, and a
+reader that expects another teacher, data set, temperature, view or dtype is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from trainers.augment import normalise
+from trainers.data import ImageData
+from trainers.errors import TargetsError
+from trainers.strategies import soft_target
+
+__all__ = ["SoftTargets", "TargetsIdentity", "compute_targets", "write_targets"]
+
+_KEY = b"targetsweep.identity"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetsIdentity:
+    """What makes two soft-target files the same. teacher_digest: SHA-256 of the snapshot."""
+
+    teacher_digest: str
+    dataset_fingerprint: str
+    split: str
+    view: str
+    temperature: float
+    dtype: str
+
+
+@torch.inference_mode()
+def compute_targets(
+    teacher: nn.Module, data: ImageData, *, temperature: float, device: torch.device
+) -> np.ndarray:
+    """(N, C) float32 softmax(teacher(x_i) / T) of every un-augmented training sample, in evaluation
+    mode and fp32, by sample index."""
+    teacher = teacher.to(device).eval()
+    rows = []
+    for images in data.train_images.split(1000):
+        views = normalise(images.to(device), data.info.mean, data.info.std)
+        rows.append(soft_target(teacher(views), temperature).cpu())
+    return torch.cat(rows).numpy()
+
+
+def write_targets(path: Path, targets_NC: np.ndarray, identity: TargetsIdentity) -> None:
+    """Writes `path` in one go; the caller gives a temporary name and renames it."""
+    values = pa.array(targets_NC.astype(identity.dtype).ravel())
+    column = pa.FixedSizeListArray.from_arrays(values, targets_NC.shape[1])
+    schema = pa.schema([("target", column.type)], {_KEY: json.dumps(asdict(identity)).encode()})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch([column], schema=schema))
+
+
+class SoftTargets:
+    """A soft-target file opened for reading; `rows(samples)` gives each sample its own target."""
+
+    def __init__(self, path: Path, expected: TargetsIdentity) -> None:
+        """Raises TargetsError when the file is damaged or is of another identity."""
+        try:
+            batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+            found = TargetsIdentity(**json.loads((batch.schema.metadata or {})[_KEY]))
+        except (pa.ArrowInvalid, KeyError, TypeError, ValueError, OSError) as error:
+            raise TargetsError(
+                f"{path.name} is not a soft-target file: {error}", "delete it; it is made again"
+            ) from error
+        _refuse_mismatch(path, found, expected)
+        column = batch.column(0)
+        values = column.flatten().to_numpy(zero_copy_only=True)
+        self.identity = found
+        self._targets_SC = values.reshape(len(column), column.type.list_size)
+
+    def __len__(self) -> int:
+        return len(self._targets_SC)
+
+    def rows(self, samples_N: Tensor) -> Tensor:
+        """(N, C) targets in the stored dtype. Raises TargetsError for a sample without a row."""
+        if len(samples_N) and not 0 <= int(samples_N.min()) <= int(samples_N.max()) < len(self):
+            raise TargetsError(
+                f"sample {int(samples_N.max())} has no soft target; the file holds {len(self)} rows"
+            )
+        return torch.from_numpy(self._targets_SC[samples_N.cpu().numpy()])
+
+
+def _refuse_mismatch(path: Path, found: TargetsIdentity, expected: TargetsIdentity) -> None:
+    wanted = asdict(expected)
+    for field, value in asdict(found).items():
+        if value != wanted[field]:
+            raise TargetsError(
+                f"{path.name} holds soft targets of another {field}: {value}, wanted {wanted[field]}",
+                "delete the file; it is made again for what is wanted",
+            )

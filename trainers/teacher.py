@@ -1,0 +1,306 @@
+"""A teacher run: cross-entropy on one-hot targets, validated as it goes, saved at preset accuracies.
+
+Harvest rule (SEMANTICS 1). A snapshot of preset p is the first validated state whose top-1 on the
+whole test set lies in [p − 1, p + 1] (paper, Appendix B: "the first time it reached the preset
+accuracy", error below 1%). Where the accuracy jumps over the whole window between two validations,
+the segment between their weights is bisected, θ_s + α(θ_t − θ_s) with its batch-norm buffers, at
+most `MAX_HALVINGS` times; if none lands inside, the search goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers.batches import Batch, BatchSource
+from trainers.control import Control, StopFlag
+from trainers.data import ImageData
+from trainers.distributed import World
+from trainers.engine import Engine, Sums, set_threads
+from trainers.evaluate import TestSet, percent, standard_error, teacher_heads
+from trainers.events import Evaluation, Event, Finished, Progress, Row, Snapshot
+from trainers.losses import classifier_loss
+from trainers.models import build_teacher
+from trainers.precision import autocast
+from trainers.presets import STANDARD_PRESETS
+from trainers.spec import Request, Runtime, TeacherSpec
+from trainers.strategies import one_hot
+from trainers.student import checkpoint_of
+
+__all__ = ["MAX_HALVINGS", "TOLERANCE", "Harvester", "in_window", "interpolate", "train_teacher"]
+
+TOLERANCE = 1.0
+MAX_HALVINGS = 8
+_EPSILON = 1e-9  # percentages are ratios of integers; this only absorbs their rounding
+
+Weights = dict[str, Tensor]
+
+
+def in_window(accuracy: float, preset: float) -> bool:
+    """Whether a top-1 percentage counts as having reached `preset`."""
+    return abs(accuracy - preset) <= TOLERANCE + _EPSILON
+
+
+def jumped_over(before: float, after: float, preset: float) -> bool:
+    """Whether the accuracy went past the whole window of `preset`, upwards or downwards."""
+    outside = not in_window(before, preset) and not in_window(after, preset)
+    return outside and (before - preset) * (after - preset) < 0
+
+
+def interpolate(before: Weights, after: Weights, alpha: float) -> Weights:
+    """θ_s + α(θ_t − θ_s) for every floating-point parameter and buffer; counters are θ_t's."""
+    return {
+        name: torch.lerp(before[name], value, alpha) if value.is_floating_point() else value
+        for name, value in after.items()
+    }
+
+
+def _copy(weights: Weights) -> Weights:
+    return {name: value.detach().clone() for name, value in weights.items()}
+
+
+class Harvester:
+    """Looks for presets between two validated states. Knows nothing of training.
+
+    model: a model of the teacher's architecture to evaluate weights in. whole: the test set.
+    """
+
+    def __init__(self, model: nn.Module, whole: TestSet, presets: set[float]) -> None:
+        self._model = model
+        self._whole = whole
+        self.count = whole.count
+        self.missing = set(presets)
+
+    def accuracy(self, weights: Weights) -> float:
+        """Top-1 (percent) on the whole test set."""
+        self._model.load_state_dict(weights)
+        return percent(self._whole.correct(self._model, teacher_heads)[0], self._whole.count)
+
+    def find(
+        self, step: int, before: Weights, before_accuracy: float, after: Weights, accuracy: float
+    ) -> Iterator[Snapshot]:
+        """Snapshots of the presets that this update reached or jumped over, lowest first."""
+        for preset in sorted(self.missing):
+            found: tuple[float, float, Weights] | None = None
+            if in_window(accuracy, preset):
+                found = (1.0, accuracy, after)
+            elif jumped_over(before_accuracy, accuracy, preset):
+                found = self._bisect(preset, before, before_accuracy, after)
+            if found is not None:
+                self.missing.discard(preset)
+                alpha, reached, weights = found
+                yield Snapshot(
+                    preset=preset, step=step, accuracy=reached, alpha=alpha,
+                    weights={name: value.cpu().clone() for name, value in weights.items()},
+                )  # fmt: skip
+
+    def _bisect(
+        self, preset: float, before: Weights, before_accuracy: float, after: Weights
+    ) -> tuple[float, float, Weights] | None:
+        low, high = 0.0, 1.0
+        for _ in range(MAX_HALVINGS):
+            alpha = (low + high) / 2
+            weights = interpolate(before, after, alpha)
+            accuracy = self.accuracy(weights)
+            if in_window(accuracy, preset):
+                return alpha, accuracy, weights
+            same_side = (accuracy - preset) * (before_accuracy - preset) > 0
+            low, high = (alpha, high) if same_side else (low, alpha)
+        return None
+
+
+class Validator:
+    """Validates on the whole test set, or, with screening, on a fixed part of it first and on the
+    whole only near a missing preset (three standard errors) or past one."""
+
+    def __init__(self, whole: TestSet, part: TestSet | None) -> None:
+        self._whole = whole
+        self._part = part
+        self._last_rough: float | None = None
+
+    def validate(self, model: nn.Module, missing: set[float]) -> float | None:
+        """Top-1 (percent) on the whole set, or None when screening saw no preset near."""
+        if self._part is not None and not self._worth_confirming(model, missing):
+            return None
+        return percent(self._whole.correct(model, teacher_heads)[0], self._whole.count)
+
+    def _worth_confirming(self, model: nn.Module, missing: set[float]) -> bool:
+        assert self._part is not None
+        rough = percent(self._part.correct(model, teacher_heads)[0], self._part.count)
+        last, self._last_rough = self._last_rough, rough
+        margin = TOLERANCE + 3 * standard_error(rough, self._part.count)
+        return any(
+            abs(rough - preset) <= margin or (last is not None and jumped_over(last, rough, preset))
+            for preset in missing
+        )
+
+
+class TeacherObjective:
+    """Cross-entropy on (mixed) one-hot targets: strategy A, one classifier."""
+
+    def __init__(self, spec: TeacherSpec, labels_S: Tensor, num_classes: int) -> None:
+        self._precision = spec.precision
+        self._labels_S = labels_S
+        self._num_classes = num_classes
+
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Sums]:
+        targets_NC = batch.mixed(lambda rows: one_hot(self._labels_S[rows], self._num_classes))
+        with autocast(batch.views.device, self._precision):
+            logits_NC = model(batch.views)
+        loss = classifier_loss(logits_NC, targets_NC)
+        return loss, {"train_ce": loss}
+
+
+def build_engine(spec: TeacherSpec, data: ImageData, runtime: Runtime, world: World) -> Engine:
+    device = torch.device(runtime.device)
+    batches = BatchSource(
+        data, torch.arange(len(data.train_labels)), spec.augmentation, role="teacher",
+        seed=spec.seed, batch_size=spec.batch_size, world=world, device=device,
+    )  # fmt: skip
+    model = build_teacher(
+        spec.backbone, image_size=data.info.image_size, num_classes=data.info.num_classes,
+        seed=spec.seed,
+    )  # fmt: skip
+    objective = TeacherObjective(spec, data.train_labels.to(device), data.info.num_classes)
+    return Engine(
+        model, objective, batches, optimizer=spec.optimizer, role="teacher", seed=spec.seed,
+        norm_batch=spec.norm_batch, runtime=runtime, world=world,
+    )  # fmt: skip
+
+
+def train_teacher(
+    spec: TeacherSpec,
+    data: ImageData,
+    request: Request,
+    runtime: Runtime,
+    *,
+    harvested: frozenset[float] = frozenset(),
+    state: dict[str, Any] | None = None,
+    stop: StopFlag | None = None,
+) -> Iterator[Event]:
+    """Trains until every requested preset is harvested, or to request.horizon.
+
+    Yields one `Evaluation` a validated step (step 0, the initialisation, included), a `Snapshot` a
+    preset and a kept `Checkpoint` per ten points of accuracy. `harvested` presets, which the store
+    has, are not looked for. Every worker of a process group consumes its own generator.
+    """
+    set_threads(runtime)
+    world = World.current()
+    engine = build_engine(spec, data, runtime, world)
+    if state is not None:
+        engine.load_state_dict(state)
+    images, labels = data.test_images.to(engine.device), data.test_labels.to(engine.device)
+
+    def tests(part: int | None) -> TestSet:
+        mean, std = data.info.mean, data.info.std
+        return TestSet(
+            images, labels, mean, std, world=world, precision=spec.precision, part=part
+        )
+
+    whole = tests(None)
+    validator = Validator(whole, None if request.screen is None else tests(request.screen))
+    wanted = set(request.presets) - harvested
+    harvester = Harvester(
+        copy.deepcopy(engine.model), whole, (wanted | set(STANDARD_PRESETS)) - harvested
+    )
+    run = _TeacherRun(engine, validator, harvester, wanted, request, data.info.num_train)
+    control = Control(stop, runtime.checkpoint_every_s, world, engine.device)
+    yield from run.train(control, fresh=state is None)
+
+
+class _TeacherRun:
+    """The loop's own state: the last validated weights and their accuracy."""
+
+    def __init__(
+        self, engine: Engine, validator: Validator, harvester: Harvester, wanted: set[float],
+        request: Request, num_train: int,
+    ) -> None:  # fmt: skip
+        self._engine = engine
+        self._validator = validator
+        self._harvester = harvester
+        self._wanted = wanted
+        self._request = request
+        self._epoch_steps = max(1, num_train // engine.batches.batch_size)
+        self._before = _copy(engine.model.state_dict())
+        self._accuracy = harvester.accuracy(self._before)
+        self._accuracy_known = True
+        engine.rest()
+
+    def _missing(self) -> set[float]:
+        return self._wanted & self._harvester.missing
+
+    def train(self, control: Control, *, fresh: bool) -> Iterator[Event]:
+        engine, request = self._engine, self._request
+        told = time.monotonic()
+        if fresh:
+            yield from self._start()
+        while self._missing() and engine.step < request.horizon:
+            engine.update()
+            if engine.step % request.validate_every == 0 or engine.step == request.horizon:
+                yield from self._validate()
+            if time.monotonic() - told >= 1.0:
+                told = time.monotonic()
+                yield Progress(step=engine.step, top1=self._accuracy)
+            checkpoint_due, stopping = control.ask(engine.step)
+            if checkpoint_due:
+                yield checkpoint_of(engine)
+            if stopping and self._missing() and engine.step < request.horizon:
+                yield Finished(reason="stopped", step=engine.step)
+                return
+        yield checkpoint_of(engine)
+        missing = tuple(sorted(self._missing()))
+        yield Finished(
+            reason="exhausted" if missing else "done", step=engine.step, missing=missing
+        )
+
+    def _start(self) -> Iterator[Event]:
+        """The random initialisation counts as validated: the paper's 10% teacher is one."""
+        yield Evaluation(row=self._row(self._accuracy, {}))
+        for snapshot in self._harvester.find(
+            0, self._before, self._accuracy, self._before, self._accuracy
+        ):
+            yield snapshot
+
+    def _validate(self) -> Iterator[Event]:
+        engine = self._engine
+        rate = engine.lap()
+        accuracy = self._validator.validate(engine.model, self._harvester.missing)
+        weights = _copy(engine.model.state_dict())
+        if accuracy is None:
+            # Screened away: the update's other end, should the next one have to be bisected, still
+            # needs its accuracy on the whole set; `_accuracy_before` measures it then.
+            self._before, self._accuracy_known = weights, False
+            engine.rest()
+            return
+        before = self._accuracy_before()
+        row = self._row(accuracy, engine.means(), rate)
+        yield Evaluation(row=row)
+        for snapshot in self._harvester.find(engine.step, self._before, before, weights, accuracy):
+            yield snapshot
+            if snapshot.preset % 10 == 0:
+                yield checkpoint_of(engine, keep_as=f"{snapshot.preset:g}")
+        self._before, self._accuracy, self._accuracy_known = weights, accuracy, True
+        engine.rest()
+
+    def _accuracy_before(self) -> float:
+        return self._accuracy if self._accuracy_known else self._harvester.accuracy(self._before)
+
+    def _row(self, accuracy: float, means: dict[str, float], rate: float = 0.0) -> Row:
+        engine, count = self._engine, self._harvester.count
+        return {
+            "step": engine.step,
+            "epoch": engine.step / self._epoch_steps,
+            "top1": accuracy,
+            "correct": round(accuracy * count / 100),
+            "count": count,
+            "train_ce": means.get("train_ce", float("nan")),
+            "images_per_s": rate,
+            "wall_time_s": engine.elapsed_s,
+            "timestamp_ms": int(time.time() * 1000),
+            "replayed": False,
+        }
