@@ -1,1 +1,24 @@
-"""trainers.data."""
+"""Data sets: found, decoded once, loaded as tensors; subsets and the order of samples."""
+
+from trainers.data.catalogue import OFFICIAL
+from trainers.data.images import ImageData, content_fingerprint
+from trainers.data.info import DatasetInfo
+from trainers.data.order import SampleOrder
+from trainers.data.prepare import find_source, prepare
+from trainers.data.prepared import load, load_info
+from trainers.data.source import Source
+from trainers.data.subset import ipc_indices
+
+__all__ = [
+    "OFFICIAL",
+    "DatasetInfo",
+    "ImageData",
+    "SampleOrder",
+    "Source",
+    "content_fingerprint",
+    "find_source",
+    "ipc_indices",
+    "load",
+    "load_info",
+    "prepare",
+]
