@@ -1,1 +1,50 @@
-"""dashboards."""
+"""Reads a store and writes what it says: tables, figures, an HTML page. Knows nothing of training.
+
+    results ──▶ cells ──▶ tables   ┐
+       │          └─────▶ figures  ├──▶ report (files)        layout: what a sweep asks to be shown
+       └────────▶ aggregates       ┘                          statistics: numbers over seeds
+
+Imported names load on first use: the sweep specification needs `layout` alone, and pandas, seaborn
+and statsmodels take seconds to import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__all__ = [
+    "CellGroup",
+    "FigureItem",
+    "Plan",
+    "ReportError",
+    "ReportItem",
+    "ReportPaths",
+    "Results",
+    "TableItem",
+    "aggregate",
+    "load_plan",
+    "load_results",
+    "write_report",
+]
+
+_HOME = {
+    "CellGroup": "aggregates",
+    "FigureItem": "layout",
+    "Plan": "results",
+    "ReportError": "errors",
+    "ReportItem": "layout",
+    "ReportPaths": "report",
+    "Results": "results",
+    "TableItem": "layout",
+    "aggregate": "aggregates",
+    "load_plan": "results",
+    "load_results": "results",
+    "write_report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,1 +1,1 @@
-"""dashboards.html."""
+"""Jinja2 templates of the report (package data)."""

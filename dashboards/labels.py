@@ -1,0 +1,85 @@
+"""Values and fields in the field's own words, for tables, legends and axes."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import JsonValue
+
+__all__ = ["Key", "as_key", "axis_label", "field_label", "format_score", "phrase", "value_label"]
+
+Key = str | float | bool | None
+"""A setting's value as it stands in a cell's coordinates: hashable, 60 and 60.0 equal, a mapping as
+its canonical JSON."""
+
+_FIELDS = {
+    "ipc": "IPC",
+    "metric": "Metric",
+    "step": "Step",
+    "strategy": "Strategy",
+    "teacher.accuracy": "Teacher accuracy",
+    "backbone.name": "Backbone",
+    "training.batch_size": "Batch size",
+    "training.lr": "Learning rate",
+    "training.steps": "Steps",
+    "training.weight_decay": "Weight decay",
+}
+_METRICS = {
+    "top1_h": "Top-1 accuracy (%)",
+    "top1_g": "Top-1 accuracy of g (%)",
+    "top1": "Teacher's top-1 accuracy (%)",
+    "train_kl": "KL divergence, training (nats)",
+    "train_ce": "Cross-entropy, training (nats)",
+    "target_entropy": "Entropy of the targets (nats)",
+    "teacher_agreement": "Agreement with the target",
+}
+_PERCENT = ("top1_h", "top1_g", "top1")
+
+
+def as_key(value: JsonValue) -> Key:
+    """Hashable form of a setting's value."""
+    if isinstance(value, dict | list):
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def field_label(field: str) -> str:
+    """`teacher.accuracy` -> `Teacher accuracy`."""
+    return _FIELDS.get(field, field.replace(".", " ").replace("_", " ").capitalize())
+
+
+def axis_label(name: str) -> str:
+    """Label of an axis that shows a field or a metric, with its unit."""
+    if name in _METRICS:
+        return _METRICS[name]
+    return field_label(name) + {"teacher.accuracy": " (%)", "ipc": " (images a class)"}.get(
+        name, ""
+    )
+
+
+def value_label(field: str, value: Key) -> str:
+    """A value under its field's heading: `60%`, `39,000`, `full`; a dash where none applies."""
+    if value is None:
+        return "no teacher" if field == "teacher.accuracy" else "—"
+    if field == "teacher.accuracy" and isinstance(value, float):
+        return f"{value:g}%"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() else f"{value:g}"
+    return str(value)
+
+
+def phrase(field: str, value: Key) -> str:
+    """A value that stands alone, as in a legend: `Strategy C`, `teacher 60%`, `IPC 50`."""
+    text = value_label(field, value)
+    if field == "teacher.accuracy":
+        return text if value is None else f"teacher {text}"
+    if field == "ipc" and value == "full":
+        return "full training set"
+    if field in ("strategy", "ipc"):
+        return f"{field_label(field)} {text}"
+    return f"{field_label(field).lower()} {text}"
+
+
+def format_score(value: float, metric: str) -> str:
+    """Two decimals for percentages, as the paper prints them; four for the rest."""
+    return f"{value:.2f}" if metric in _PERCENT else f"{value:.4f}"

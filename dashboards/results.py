@@ -1,0 +1,281 @@
+"""What a sweep's runs have measured, read from the store alone.
+
+`load_plan` reads plan.json; `load_results` reads the runs it names. The reader never fails on a
+run: a damaged or half-written file makes the run (or its result) missing and is listed in
+`Results.problems`. File formats: docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from dashboards.errors import ReportError
+from dashboards.layout import METRICS, ReportItem, unknown_fields
+from dashboards.store import Store, read_evaluations
+
+__all__ = ["Plan", "Point", "Results", "RunRecord", "Snapshot", "load_plan", "load_results"]
+
+
+class Point(BaseModel):
+    """A grid point: one seed of one setting, and the run that answers it.
+
+    settings: all fields of the point, those equal in the whole sweep included. horizon: last step
+    asked by this point; the run may have gone further for another one.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    settings: dict[str, JsonValue]
+    horizon: int = Field(ge=1)
+
+    @property
+    def seed(self) -> int:
+        """The student's seed; 0 for a sweep that names none."""
+        seed = self.settings.get("seed")
+        return seed if isinstance(seed, int) else 0
+
+
+class Plan(BaseModel):
+    """plan.json. fields: names that vary, in the sweep's order; settings: the others' values."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sweep: str
+    title: str = ""
+    description: str = ""
+    semantics: int = 1
+    settings: dict[str, JsonValue] = {}
+    fields: tuple[str, ...] = ()
+    points: tuple[Point, ...]
+    report: tuple[ReportItem, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, plan: Any) -> Any:
+        """Gives every point the settings that all points share."""
+        if not isinstance(plan, dict):
+            return plan
+        shared = plan.get("settings") or {}
+        points = [p | {"settings": shared | p.get("settings", {})} for p in plan.get("points", ())]
+        return plan | {"points": points}
+
+    @cached_property
+    def field_names(self) -> tuple[str, ...]:
+        """Every setting of a point: those that vary, in the sweep's order, then the others."""
+        names = dict.fromkeys((*self.fields, *self.settings))
+        return tuple(names | dict.fromkeys(f for point in self.points for f in point.settings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What the store knows of a run beside its evaluations. state: complete (up to its own last
+    request), partial (evaluations but no result), failed, absent. teacher_digest: SHA-256 of the
+    snapshot's weights, None without a teacher or when unknown. result: result.json, or empty."""
+
+    name: str
+    state: str
+    teacher_digest: str | None = None
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Snapshot:
+    """A teacher snapshot. run: the teacher's run; preset, accuracy in percent; alpha: position
+    inside the update that jumped over the window (1: the validated step itself)."""
+
+    run: str
+    preset: float
+    step: int
+    accuracy: float
+    alpha: float
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """A sweep's measurements.
+
+    evaluations: one row a (run, step), in any order: `run` (categorical over all planned runs),
+        `step`, the metrics (percent, nats, fractions; NaN where the kind of run has none),
+        `replayed`, `timestamp_ms`.
+    runs: record by run name, for every run of the plan and every teacher it used.
+    snapshots: those the sweep's runs used or made. problems: what could not be read, and why.
+    """
+
+    plan: Plan
+    evaluations: pd.DataFrame
+    runs: dict[str, RunRecord]
+    snapshots: tuple[Snapshot, ...]
+    problems: tuple[str, ...]
+
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """One row a point, in the plan's order: `point`, `run`, `seed`, `horizon`, `complete`,
+        `teacher_digest`, and a column a setting (prefix-free, the sweep file's dotted names)."""
+        rows = []
+        for index, point in enumerate(self.plan.points):
+            record = self.runs[point.run]
+            fixed = {
+                "point": index,
+                "run": point.run,
+                "seed": point.seed,
+                "horizon": point.horizon,
+                "complete": self.is_complete(point),
+                "teacher_digest": record.teacher_digest,
+            }
+            rows.append({f: point.settings.get(f) for f in self.plan.field_names} | fixed)
+        return pd.DataFrame(rows)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a (point, step): the columns of `points` and of `evaluations`. Points that share
+        a run appear each; steps beyond a point's horizon are left out."""
+        points = self.points.assign(run=self.points["run"].astype(self.evaluations["run"].dtype))
+        joined = points.merge(self.evaluations, on="run")
+        return joined[joined["step"] <= joined["horizon"]].reset_index(drop=True)
+
+    def is_complete(self, point: Point) -> bool:
+        """Whether the point's run is complete up to the point's horizon."""
+        record = self.runs[point.run]
+        reached = int(record.result.get("step") or record.result.get("horizon") or 0)
+        # a teacher ends when its presets are harvested, long before its search limit
+        return record.state == "complete" and (
+            reached >= point.horizon or point.run.startswith("teacher-")
+        )
+
+
+def load_plan(store: str, sweep: str) -> Plan:
+    """The plan of `sweep`. store: local path or pyarrow.fs URI.
+
+    Raises ReportError: no such sweep, a plan that does not fit its format, or report items that
+    name fields which no point has.
+    """
+    files = Store.open(store)
+    path = f"sweeps/{sweep}/plan.json"
+    try:
+        plan = Plan.model_validate(json.loads(files.read(path)))
+    except FileNotFoundError:
+        remedy = f"sweeps of this store: {', '.join(files.sweeps()) or 'none'}"
+        raise ReportError(f"{store} holds no sweep {sweep!r}", remedy) from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ReportError(f"{path} in {store} is not a plan: {error}", "plan it again") from error
+    _check_items(plan)
+    return plan
+
+
+def _check_items(plan: Plan) -> None:
+    known = frozenset(plan.field_names)
+    wrong = [
+        f"{item.name}: {field}" for item in plan.report for field in unknown_fields(item, known)
+    ]
+    if wrong:
+        problem = f"report items name fields that no point has: {'; '.join(wrong)}"
+        raise ReportError(problem, f"fields: {', '.join(plan.field_names)}")
+
+
+def load_results(store: str, plan: Plan) -> Results:
+    """Everything the store holds of `plan`'s runs, and of the teachers they used. Missing runs and
+    steps are absent. store: local path or pyarrow.fs URI."""
+    files = Store.open(store)
+    present = files.list_runs()
+    problems: list[str] = []
+    names = sorted({point.run for point in plan.points})
+    evaluations = read_evaluations(files, [n for n in names if _has(present, n)], METRICS, problems)
+    measured = set(evaluations["run"].unique())
+    evaluations["run"] = evaluations["run"].cat.set_categories(names)
+    snapshots = _read_snapshots(files, present, problems)
+    records = _read_records(files, present, names, measured, problems)
+    records = {name: _with_digest(files, r, snapshots) for name, r in records.items()}
+    digests = {record.teacher_digest for record in records.values()}
+    used = sorted(s for s in snapshots.values() if s.digest in digests or s.run in records)
+    teachers = sorted({snapshot.run for snapshot in used} - set(records))
+    records |= _read_records(files, present, teachers, set(teachers), problems)
+    return Results(
+        plan=plan,
+        evaluations=evaluations,
+        runs=records,
+        snapshots=tuple(used),
+        problems=tuple(sorted(problems)),
+    )
+
+
+def _has(present: dict[str, set[str]], name: str) -> bool:
+    return "metrics.parquet" in present.get(name, ())
+
+
+def _read_records(
+    files: Store,
+    present: dict[str, set[str]],
+    names: list[str],
+    measured: set[str],
+    problems: list[str],
+) -> dict[str, RunRecord]:
+    finished = [name for name in names if "result.json" in present.get(name, ())]
+    results = files.read_json([f"runs/{name}/result.json" for name in finished], problems)
+    records = {}
+    for name in names:
+        result = results.get(f"runs/{name}/result.json")
+        failed = "failure.json" in present.get(name, ())
+        if name not in measured:
+            state = "failed" if failed else "absent"
+        elif result is not None and result.get("status", "complete") == "complete":
+            state = "complete"
+        else:
+            state = "failed" if failed else "partial"
+        digest = (result or {}).get("teacher_digest")
+        records[name] = RunRecord(
+            name=name, state=state, teacher_digest=digest, result=result or {}
+        )
+    return records
+
+
+def _with_digest(
+    files: Store, record: RunRecord, snapshots: dict[tuple[str, str], Snapshot]
+) -> RunRecord:
+    """A run without a result says in run.json which snapshot it asked for: that one's digest."""
+    if record.state not in ("partial", "failed") or record.teacher_digest:
+        return record
+    path = f"runs/{record.name}/run.json"
+    teacher = (files.read_json([path], []).get(path, {}).get("spec") or {}).get("teacher") or {}
+    try:
+        key = (f"teacher-{teacher['key'][:16]}", f"{teacher['accuracy']:g}")
+    except (KeyError, TypeError, ValueError):
+        return record
+    digest = snapshots[key].digest if key in snapshots else None
+    return RunRecord(
+        name=record.name, state=record.state, teacher_digest=digest, result=record.result
+    )
+
+
+def _read_snapshots(
+    files: Store, present: dict[str, set[str]], problems: list[str]
+) -> dict[tuple[str, str], Snapshot]:
+    """Every snapshot of the store by (teacher run, preset as in its file name)."""
+    paths = {
+        f"runs/{run}/{file}": run
+        for run, names in present.items()
+        for file in names
+        if file.startswith("snapshots/") and file.endswith(".json")
+    }
+    found = {}
+    for path, text in files.read_json(sorted(paths), problems).items():
+        try:
+            snapshot = Snapshot(
+                run=paths[path],
+                preset=float(text["preset"]),
+                step=int(text["step"]),
+                accuracy=float(text["accuracy"]),
+                alpha=float(text["alpha"]),
+                digest=str(text["digest"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            problems.append(f"{path}: not a snapshot's record ({error!r})")
+            continue
+        found[snapshot.run, f"{snapshot.preset:g}"] = snapshot
+    return found

@@ -1,0 +1,83 @@
+"""Numbers over seeds.
+
+Scores are `(num_seeds, num_cells)` float arrays, one row a seed and one column a cell of a table,
+with NaN where a seed is missing. A column without enough seeds gives NaN, never an error: an empty
+cell is an honest result. Intervals are Student's t at 95%, standard deviations have ddof 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+__all__ = ["LEVEL", "Paired", "Summary", "paired", "ratio_of_means", "summarise"]
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+LEVEL = 0.95
+"""Coverage of every interval in the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Per cell, each of shape (num_cells,): mean, std (ddof 1; NaN below two seeds), n seeds, and
+    the 95% t-interval of the mean (NaN below two seeds)."""
+
+    mean: FloatArray
+    std: FloatArray
+    n: IntArray
+    ci_low: FloatArray
+    ci_high: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired(Summary):
+    """A summary of differences by seed. p_value (num_cells,): two-sided paired t-test, NaN below
+    two pairs or when all differences are equal (the statistic is then undefined)."""
+
+    p_value: FloatArray
+
+
+def summarise(scores: FloatArray) -> Summary:
+    """scores (num_seeds, num_cells), NaN for missing seeds -> per-cell `Summary`."""
+    present = ~np.isnan(scores)
+    n = present.sum(axis=0, dtype=np.int64)
+    mean = _divide(np.where(present, scores, 0.0).sum(axis=0), n)
+    squares = np.where(present, (scores - mean) ** 2, 0.0).sum(axis=0)
+    std = np.sqrt(_divide(squares, np.maximum(n - 1, 0)))
+    half = half_width(std, n)
+    return Summary(mean=mean, std=std, n=n, ci_low=mean - half, ci_high=mean + half)
+
+
+def half_width(std: FloatArray, n: IntArray) -> FloatArray:
+    """Half the 95% t-interval of a mean, (num_cells,): t(n − 1) · std / √n; NaN where n < 2."""
+    quantile = stats.t.ppf((1 + LEVEL) / 2, np.maximum(n - 1, 1))
+    return np.where(n > 1, quantile * std / np.sqrt(np.maximum(n, 1)), np.nan)
+
+
+def paired(of: FloatArray, to: FloatArray) -> Paired:
+    """Differences `of − to` by seed. of, to (num_seeds, num_cells), the same seed in the same row,
+    NaN for missing seeds; a seed counts only where both have it."""
+    differences = of - to
+    summary = summarise(differences)
+    error = summary.std / np.sqrt(np.maximum(summary.n, 1))
+    # a spread at rounding level means equal differences: t would be noise over noise
+    noise = 1e-12 * np.maximum(np.abs(summary.mean), 1.0)
+    t = _divide(summary.mean, np.where(error > noise, error, 0.0))
+    p_value = 2 * stats.t.sf(np.abs(t), np.maximum(summary.n - 1, 1))
+    return Paired(**vars(summary), p_value=np.asarray(p_value, dtype=np.float64))
+
+
+def ratio_of_means(of: FloatArray, to: FloatArray) -> FloatArray:
+    """The paper's Gain: mean(of) / mean(to), (num_cells,). of, to (num_seeds, num_cells) with NaN
+    for missing seeds; each mean takes all its own seeds. NaN where either is empty or `to` is 0."""
+    return _divide(summarise(of).mean, summarise(to).mean)
+
+
+def _divide(numerator: FloatArray, denominator: FloatArray | IntArray) -> FloatArray:
+    """numerator / denominator, NaN where the denominator is 0."""
+    return numerator / np.where(denominator == 0, np.nan, denominator)
