@@ -1,0 +1,243 @@
+"""One driver a store: a lease that frees itself when its process is gone.
+
+`lease.json` says who drives. Whether the holder still lives is asked, in this order:
+
+1. same host, same boot, same process-id namespace: the kernel knows (process id and start time);
+2. same host, another boot: the holder died with the machine;
+3. another host or container: the holder renews `counter` every 5 s; unchanged for 15 s is dead.
+
+A lock file (flock) makes look-then-take one step on a local store. On an object store the lease is
+advisory: two drivers that take it in the same instant both win, and the first heartbeat tells one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import getpass
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from orchestrator import paths
+from orchestrator.errors import StoreError, StoreInUseError
+from orchestrator.store import Store
+
+__all__ = ["HEARTBEAT_S", "Holder", "Lease", "holder"]
+
+HEARTBEAT_S = 5.0
+_MISSED_BEATS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who drives a store. boot_id: the kernel's, with the process-id namespace appended where the
+    process lives in one. process_started: seconds after boot. since: ISO 8601, UTC."""
+
+    host: str
+    boot_id: str
+    pid: int
+    process_started: float
+    counter: int
+    user: str
+    command: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host}, process {self.pid}, since {self.since}: {self.command}"
+
+    def is_same(self, other: Holder | None) -> bool:
+        """The same lease, whatever its counter."""
+        return other is not None and dataclasses.replace(other, counter=self.counter) == self
+
+    def is_gone(self) -> bool | None:
+        """True or False where this machine can tell, None for another host or container."""
+        if self.host != socket.gethostname():
+            return None
+        boot, _, namespace = self.boot_id.partition(" ")
+        own_boot, _, own_namespace = _boot_id().partition(" ")
+        if boot != own_boot:
+            return True
+        if namespace != own_namespace:
+            return None
+        started = _process_started(self.pid)
+        return started is None or abs(started - self.process_started) > 0.5
+
+
+def holder(store: Store) -> Holder | None:
+    """Who drives the store now; None when nobody does. Never waits: a holder on another host that
+    stopped its heartbeat is still named."""
+    found = _read(store)
+    return None if found is None or found.is_gone() else found
+
+
+class Lease:
+    """`with Lease(store, "targetsweep run demo.yaml"): ...`, or StoreInUseError.
+
+    lost: set when somebody else's lease appears in the store; the driver should then stop.
+    """
+
+    def __init__(self, store: Store, command: str, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self.lost = threading.Event()
+        self._store = store
+        self._heartbeat_s = heartbeat_s
+        self._released = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._mine = Holder(
+            host=socket.gethostname(),
+            boot_id=_boot_id(),
+            pid=os.getpid(),
+            process_started=_process_started(os.getpid()) or 0.0,
+            counter=0,
+            user=_user(),
+            command=command,
+            since=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
+
+    def __enter__(self) -> Self:
+        self._take(self._watch())
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._released.set()
+        if self._thread is not None:
+            self._thread.join()
+        # A store that became unreadable must not hide the error that brought us here.
+        try:
+            with _exclusive(self._store):
+                if self._mine.is_same(_read(self._store)):
+                    self._store.delete(paths.lease())
+        except StoreError:
+            if error is None:
+                raise
+
+    def _watch(self) -> Holder | None:
+        """The lease of a holder that this machine cannot see and that renewed nothing for three
+        heartbeats; None when there is no such lease. Waits only for a holder it cannot see."""
+        found = _read(self._store)
+        if found is None or found.is_gone() is not None:
+            return None
+        for _ in range(_MISSED_BEATS):
+            self._released.wait(self._heartbeat_s)
+            if _read(self._store) != found:
+                return None
+        return found
+
+    def _take(self, silent: Holder | None) -> None:
+        with _exclusive(self._store):
+            found = _read(self._store)
+            if found is not None and found != silent and not found.is_gone():
+                raise StoreInUseError(
+                    f"{self._store.uri} is driven by {found}",
+                    "wait until it ends or stop it there (Ctrl-C), then give the command again",
+                )
+            self._store.write_json(paths.lease(), asdict(self._mine))
+
+    def _beat(self) -> None:
+        while not self._released.wait(self._heartbeat_s):
+            try:
+                self._renew()
+            except StoreError:
+                continue  # a full disk or a network gap: the next beat may get through
+            if self.lost.is_set():
+                return
+
+    def _renew(self) -> None:
+        with _exclusive(self._store):
+            found = _read(self._store)
+            if found is not None and not self._mine.is_same(found):
+                self.lost.set()
+                return
+            counter = self._mine.counter + 1
+            self._mine = dataclasses.replace(self._mine, counter=counter)
+            self._store.write_json(paths.lease(), asdict(self._mine))
+
+
+def _read(store: Store) -> Holder | None:
+    content = store.read_json(paths.lease())
+    if content is None:
+        return None
+    try:
+        return Holder(**content)
+    except TypeError as error:
+        raise StoreError(
+            f"{store.uri}/{paths.lease()} is not a lease",
+            "another version wrote it: make sure that no driver runs, then delete the file",
+        ) from error
+
+
+@contextmanager
+def _exclusive(store: Store) -> Iterator[None]:
+    """Look-then-write as one step, for all processes that see this folder."""
+    if not store.is_local:
+        yield
+        return
+    try:
+        store.root.mkdir(parents=True, exist_ok=True)
+        lock = (store.root / ".lease.lock").open("ab")
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to {store.uri}: {error.strerror}",
+            "change the permissions or choose another store",
+        ) from error
+    with lock:
+        # Network file systems without locks make the lease advisory, as on object stores.
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _boot_id() -> str:
+    """Changes with every boot; containers of one boot differ by their process-id namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"{psutil.boot_time():.0f}"
+
+
+def _process_started(pid: int) -> float | None:
+    """Seconds after boot at which process `pid` began; None when there is none, or only a zombie.
+
+    Read from /proc where there is one: psutil adds the boot's wall-clock time, which moves when the
+    clock is set, and a living holder would look like another process that reuses its number."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None if Path("/proc/self/stat").exists() else _psutil_started(pid)
+    fields = text.rpartition(")")[2].split()  # the name before may hold anything
+    state, ticks = fields[0], int(fields[19])
+    return None if state in "ZX" else ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _psutil_started(pid: int) -> float | None:
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return float(process.create_time() - psutil.boot_time())
+    except psutil.Error:
+        return None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())

@@ -1,0 +1,169 @@
+"""Every relative path inside a store, in one place (see docs/architecture.md, "The store").
+
+Paths are POSIX strings relative to the store, because a store may be a bucket. Names come from
+sweep files, so each one passes `safe_name`: none of them can leave the store or hide in it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from orchestrator.errors import StoreError
+
+__all__ = [
+    "LEASE",
+    "STOP_FLAG",
+    "checkpoint",
+    "checkpoint_dir",
+    "dataset_dir",
+    "failure",
+    "lease",
+    "metrics",
+    "mlartifacts_dir",
+    "mlflow_db",
+    "plan_json",
+    "preset_name",
+    "report_dir",
+    "request_json",
+    "result",
+    "run_dir",
+    "run_json",
+    "run_name",
+    "runs_dir",
+    "safe_name",
+    "snapshot_json",
+    "snapshot_weights",
+    "snapshots_dir",
+    "stop_flag",
+    "sweep_dir",
+    "sweeps_dir",
+    "targets_dir",
+    "targets_file",
+    "tracking_json",
+]
+
+LEASE = "lease.json"
+STOP_FLAG = "control/stop"
+
+_SAFE = re.compile(r"[A-Za-z0-9_+=@%,-][A-Za-z0-9._+=@%, -]{0,199}")
+_DTYPES = {"float32": "f32", "float16": "f16"}
+
+
+def safe_name(name: str) -> str:
+    """`name` as one path component; StoreError when it holds separators or `..`, or hides."""
+    if _SAFE.fullmatch(name) is None or ".." in name:
+        raise StoreError(
+            f"{name!r} cannot name a file of the store",
+            "use letters, digits, '-', '_' and '.' (not first), at most 200 of them",
+        )
+    return name
+
+
+def preset_name(preset: float) -> str:
+    """A teacher accuracy (percent) as it appears in file names: 30 -> `30`, 12.5 -> `12.5`."""
+    return f"{preset:g}"
+
+
+def run_name(kind: str, key: str) -> str:
+    """`student-0123456789abcdef`: a run's folder, from its kind and its 64-digit key."""
+    return safe_name(f"{kind}-{key[:16]}")
+
+
+def runs_dir() -> str:
+    return "runs"
+
+
+def run_dir(name: str) -> str:
+    return f"runs/{safe_name(name)}"
+
+
+def run_json(name: str) -> str:
+    return f"{run_dir(name)}/run.json"
+
+
+def request_json(name: str) -> str:
+    return f"{run_dir(name)}/request.json"
+
+
+def metrics(name: str) -> str:
+    return f"{run_dir(name)}/metrics.parquet"
+
+
+def result(name: str) -> str:
+    return f"{run_dir(name)}/result.json"
+
+
+def failure(name: str) -> str:
+    return f"{run_dir(name)}/failure.json"
+
+
+def checkpoint_dir(name: str) -> str:
+    return f"{run_dir(name)}/checkpoint"
+
+
+def checkpoint(name: str, stem: str) -> str:
+    """stem: `step-00000300`, or `acc-30` for a checkpoint a teacher keeps."""
+    return f"{checkpoint_dir(name)}/{safe_name(stem)}.ckpt"
+
+
+def snapshots_dir(name: str) -> str:
+    return f"{run_dir(name)}/snapshots"
+
+
+def snapshot_weights(name: str, preset: float) -> str:
+    return f"{snapshots_dir(name)}/acc-{preset_name(preset)}.safetensors"
+
+
+def snapshot_json(name: str, preset: float) -> str:
+    """Written after the weights: this file makes the snapshot exist."""
+    return f"{snapshots_dir(name)}/acc-{preset_name(preset)}.json"
+
+
+def targets_dir() -> str:
+    return "targets"
+
+
+def targets_file(digest: str, split: str, view: str, temperature: float, dtype: str) -> str:
+    """digest: SHA-256 of the teacher snapshot's weights; dtype: `float32` or `float16`."""
+    stem = f"{digest[:16]}-{split}-{view}-T{temperature:g}-{_DTYPES[dtype]}"
+    return f"targets/{safe_name(stem)}.arrow"
+
+
+def dataset_dir(name: str) -> str:
+    return f"datasets/{safe_name(name)}"
+
+
+def sweeps_dir() -> str:
+    return "sweeps"
+
+
+def sweep_dir(sweep: str) -> str:
+    return f"sweeps/{safe_name(sweep)}"
+
+
+def plan_json(sweep: str) -> str:
+    return f"{sweep_dir(sweep)}/plan.json"
+
+
+def tracking_json(sweep: str) -> str:
+    return f"{sweep_dir(sweep)}/tracking.json"
+
+
+def report_dir(sweep: str) -> str:
+    return f"{sweep_dir(sweep)}/report"
+
+
+def stop_flag() -> str:
+    return STOP_FLAG
+
+
+def lease() -> str:
+    return LEASE
+
+
+def mlflow_db() -> str:
+    return "mlflow.db"
+
+
+def mlartifacts_dir() -> str:
+    return "mlartifacts"

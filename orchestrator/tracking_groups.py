@@ -1,0 +1,85 @@
+"""Aggregates over seeds as MLflow runs, and digests that say whether anything changed. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = [
+    "Aggregate",
+    "cell",
+    "content_digest",
+    "digest",
+    "name",
+    "params",
+    "rows",
+    "tree_digest",
+]
+
+_STATISTICS = ("mean", "std", "n", "ci_low", "ci_high")
+
+
+class Aggregate(Protocol):
+    """One cell group over its seeds (dashboards/aggregates.py). series: metric -> rows of (step,
+    mean, std, n, ci_low, ci_high); a statistic that does not exist is None or NaN."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+    @property
+    def series(self) -> Mapping[str, Sequence[Sequence[Any]]]: ...
+
+
+def cell(group: Aggregate) -> str:
+    """Which group it is, whatever its numbers."""
+    return digest(group.settings)[:16]
+
+
+def content_digest(group: Aggregate) -> str:
+    series = {metric: [list(row) for row in group.series[metric]] for metric in group.series}
+    return digest([group.settings, series])
+
+
+def name(group: Aggregate) -> str:
+    """`mean of strategy=B accuracy=60 ipc=full`: the settings that apply, by last name."""
+    parts = [
+        f"{key.rpartition('.')[2]}={value:g}"
+        if isinstance(value, float)
+        else f"{key.rpartition('.')[2]}={value}"
+        for key, value in group.settings.items()
+        if value is not None
+    ]
+    return " ".join(["mean of", *parts])
+
+
+def params(group: Aggregate) -> dict[str, str]:
+    return {key: str(value) for key, value in group.settings.items() if value is not None}
+
+
+def rows(group: Aggregate, timestamp_ms: int) -> Iterator[tuple[int, int, dict[str, float]]]:
+    """(step, timestamp_ms, values) by step, the metrics of one step together."""
+    by_step: dict[int, dict[str, float]] = {}
+    for metric, series in group.series.items():
+        for step, *statistics in series:
+            for statistic, value in zip(_STATISTICS, statistics, strict=True):
+                if value is not None and math.isfinite(value):
+                    by_step.setdefault(step, {})[f"{metric}.{statistic}"] = float(value)
+    for step in sorted(by_step):
+        yield step, timestamp_ms, by_step[step]
+
+
+def digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def tree_digest(folder: Path) -> str:
+    """Of the names and contents of all files below `folder`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    contents = [
+        (path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in files
+    ]
+    return digest(contents)
