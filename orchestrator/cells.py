@@ -1,0 +1,71 @@
+"""How many numbers a sweep's report asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from dashboards.layout import FigureItem, TableItem
+from orchestrator.durations import steps_per_epoch
+from orchestrator.grid import Point
+from orchestrator.merge import PlannedPoint
+from orchestrator.reportpoints import item_points
+from orchestrator.settings import INDEX, NUM_REPORTED
+from orchestrator.spec import Sweep
+from trainers.data.info import DatasetInfo
+from trainers.schedule import evaluation_steps
+
+__all__ = ["count_cells"]
+
+_SEED = INDEX["seed"]
+_DATASET = INDEX["dataset"]
+_BATCH_SIZE = INDEX["training.batch_size"]
+
+
+def count_cells(
+    sweep: Sweep, planned: Sequence[PlannedPoint], infos: Mapping[str, DatasetInfo]
+) -> int:
+    """Different (setting without the seed, metric, step) over the report's items; without a report,
+    settings without the seed."""
+    if not sweep.report:
+        return len({_cell(point.point) for point in planned})
+    horizons = {point.point: point.horizon for point in planned}
+    asked: dict[tuple[Point, str], frozenset[int]] = {}
+    for item in sweep.report:
+        metrics = _metrics(item)
+        for point in item_points(item, sweep.points):
+            cell = _cell(point)
+            steps = _steps(item, point, horizons[point], infos)
+            for metric in metrics:
+                asked[cell, metric] = _union(asked.get((cell, metric), frozenset()), steps)
+    return sum(map(len, asked.values()))
+
+
+def _cell(point: Point) -> Point:
+    return point[:_SEED] + point[_SEED + 1 : NUM_REPORTED]
+
+
+def _metrics(item: TableItem | FigureItem) -> list[str]:
+    if isinstance(item, FigureItem):
+        return [item.metric]
+    return list(dict.fromkeys(item.labelled_metrics.values()))
+
+
+def _steps(
+    item: TableItem | FigureItem, point: Point, horizon: int, infos: Mapping[str, DatasetInfo]
+) -> frozenset[int]:
+    if isinstance(item, FigureItem) and item.x == "step":
+        info = infos.get(point[_DATASET])
+        epoch = steps_per_epoch(info, point[_BATCH_SIZE]) if info else horizon
+        return _curve(horizon, epoch)
+    return frozenset(item.steps or (horizon,))
+
+
+@cache
+def _curve(horizon: int, epoch: int) -> frozenset[int]:
+    return frozenset(evaluation_steps(horizon, epoch))
+
+
+@cache
+def _union(one: frozenset[int], other: frozenset[int]) -> frozenset[int]:
+    return one | other

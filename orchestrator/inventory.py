@@ -1,0 +1,151 @@
+"""What the store holds of a plan's units. Reads little: most runs of most calls are complete."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator import paths
+from orchestrator.errors import StoreError
+from orchestrator.store import Store
+from orchestrator.units import Held, HeldSnapshot, Unit, provider
+from trainers.spec import TargetsSpec
+
+__all__ = ["read_inventory"]
+
+_THREADS = 16
+"""A remote store answers a request in tens of milliseconds, whatever its size."""
+
+
+def read_inventory(store: Store, units: Iterable[Unit]) -> dict[str, Held]:
+    """What is there of each unit, by name; units of which nothing is there are left out. A file
+    that cannot be read counts as not there: its run is trained again."""
+    units = list(units)
+    there = set(store.list(paths.runs_dir()))
+    runs = [unit for unit in units if unit.kind != "targets" and unit.name in there]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        held = dict(zip((unit.name for unit in runs), pool.map(_Reader(store), runs), strict=True))
+    files = set(store.list(paths.targets_dir()))
+    for unit in units:
+        if isinstance(unit.spec, TargetsSpec) and _has_targets(unit.spec, unit, held, files):
+            held[unit.name] = Held(complete=True)
+    return held
+
+
+def _has_targets(spec: TargetsSpec, unit: Unit, held: Mapping[str, Held], files: set[str]) -> bool:
+    """Targets are named by the digest of the snapshot they came from."""
+    teacher = held.get(provider(unit.needs[0]))
+    snapshot = teacher.presets.get(spec.teacher.accuracy) if teacher else None
+    if snapshot is None:
+        return False
+    path = paths.targets_file(snapshot.digest, spec.split, spec.view, spec.temperature, spec.dtype)
+    return path.rpartition("/")[2] in files
+
+
+class _Reader:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __call__(self, unit: Unit) -> Held:
+        result = self._json(paths.result(unit.name))
+        sound = result is not None and _is_sound(result, unit)
+        facts = result if sound and result is not None else {}
+        checkpoints = self._checkpoint_names(unit.name)
+        failure = None if sound else self._json(paths.failure(unit.name))
+        if unit.kind == "teacher":
+            return self._teacher(unit, facts, checkpoints, failure)
+        return Held(
+            complete=sound,
+            horizon=facts.get("horizon", 0),
+            evaluated=self._evaluated(unit.name) if sound else frozenset(),
+            checkpoints=_steps(checkpoints),
+            teacher_digest=facts.get("teacher_digest"),
+            failure=failure,
+        )
+
+    def _teacher(
+        self,
+        unit: Unit,
+        facts: Mapping[str, Any],
+        checkpoints: list[str],
+        failure: Mapping[str, Any] | None,
+    ) -> Held:
+        presets = self._snapshots(unit)
+        # request.json is the driver's: what the teacher was last asked, and so under which rule.
+        request = (self._json(paths.request_json(unit.name)) or {}) if presets else {}
+        return Held(
+            complete=bool(facts),
+            horizon=facts.get("horizon", 0),
+            checkpoints=_steps(checkpoints, presets),
+            presets=presets,
+            searched_to=facts.get("searched_to", 0),
+            missing=tuple(facts.get("missing", ())),
+            validate_every=request.get("validate_every", unit.request.validate_every),
+            screen=request.get("screen", unit.request.screen),
+            failure=failure,
+        )
+
+    def _json(self, rel: str) -> dict[str, Any] | None:
+        try:
+            return self.store.read_json(rel)
+        except StoreError:
+            return None
+
+    def _checkpoint_names(self, name: str) -> list[str]:
+        names = self.store.list(paths.checkpoint_dir(name))
+        return [name.removesuffix(".ckpt") for name in names if name.endswith(".ckpt")]
+
+    def _evaluated(self, name: str) -> frozenset[int]:
+        try:
+            data = self.store.read_bytes(paths.metrics(name))
+            steps = pq.ParquetFile(io.BytesIO(data)).read(columns=["step"])["step"]
+        except (StoreError, OSError, KeyError, pa.ArrowException):
+            return frozenset()
+        return frozenset(steps.to_pylist())
+
+    def _snapshots(self, unit: Unit) -> dict[float, HeldSnapshot]:
+        found = {}
+        for name in self.store.list(paths.snapshots_dir(unit.name)):
+            record = (
+                self._json(f"{paths.snapshots_dir(unit.name)}/{name}") if _is_json(name) else None
+            )
+            if record is None or record.get("teacher") != unit.key:
+                continue
+            try:
+                found[float(record["preset"])] = HeldSnapshot(
+                    step=int(record["step"]),
+                    accuracy=float(record["accuracy"]),
+                    alpha=float(record["alpha"]),
+                    digest=str(record["digest"]),
+                )
+            except (KeyError, TypeError, ValueError):
+                continue
+        return found
+
+
+def _is_json(name: str) -> bool:
+    return name.endswith(".json")
+
+
+def _is_sound(result: Mapping[str, Any], unit: Unit) -> bool:
+    return (
+        result.get("key") == unit.key
+        and result.get("status") == "complete"
+        and isinstance(result.get("horizon"), int)
+    )
+
+
+def _steps(
+    names: Iterable[str], presets: Mapping[float, HeldSnapshot] | None = None
+) -> tuple[int, ...]:
+    """Steps of `step-00000300` and, by way of their snapshots, of `acc-30`."""
+    steps = {int(name[5:]) for name in names if name[:5] == "step-" and name[5:].isdigit()}
+    for preset, snapshot in (presets or {}).items():
+        if f"acc-{paths.preset_name(preset)}" in names:
+            steps.add(snapshot.step)
+    return tuple(sorted(steps))

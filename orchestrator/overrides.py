@@ -1,0 +1,166 @@
+"""`--set field=value` and `--limit field=value,value`: a sweep changed from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from orchestrator.checks import check_grids
+from orchestrator.errors import Problem, SpecError, nearest
+from orchestrator.fieldtypes import Value, plain
+from orchestrator.grid import Condition, Grid, Place, Point, matches
+from orchestrator.settings import FIELDS, INDEX, BadValueError, canonical_name, nearest_name
+from orchestrator.spec import Sweep
+from trainers.data.catalogue import OFFICIAL
+from trainers.data.info import DatasetInfo
+
+__all__ = ["apply_overrides", "limit_points", "limit_sweeps", "parse_limit"]
+
+_SET = "--set"
+_LIMIT = "--limit"
+
+
+def apply_overrides(
+    sweep: Sweep, options: Sequence[str], infos: Mapping[str, DatasetInfo] | None = None
+) -> Sweep:
+    """The sweep with fields set, in every grid. Evaluations and report steps beyond a horizon made
+    shorter are dropped. Raises SpecError with every problem of every option."""
+    problems: list[Problem] = []
+    values: dict[str, Value] = {}
+    for option in options:
+        try:
+            name, text = _split(option, _SET)
+            if name in sweep.axes:
+                raise _error(
+                    _SET,
+                    name,
+                    f"is an axis of {sweep.file}",
+                    text,
+                    remedy=(f"choose among its values with `{_LIMIT} '{name}={text}'`"),
+                )
+            values[name] = _checked(_SET, name, _parsed(_SET, name, text))
+        except SpecError as error:
+            problems += error.problems
+    grids = tuple(_with(grid, values) for grid in sweep.grids)
+    infos = OFFICIAL if infos is None else infos
+    known = {*infos, *sweep.data}
+    if values.get("dataset") not in {*known, None}:
+        message = "no such data set is known to this sweep"
+        like = nearest(values["dataset"], known)
+        problems.append(_problem(_SET, "dataset", message, values["dataset"], like))
+    if not problems:
+        problems = check_grids(grids, infos, shortened=True)
+    if problems:
+        raise SpecError(problems)
+    return dataclasses.replace(sweep, grids=grids)
+
+
+def _with(grid: Grid, values: Mapping[str, Value]) -> Grid:
+    base = list(grid.base)
+    for name, value in values.items():
+        base[INDEX[name]] = value
+    places = {**grid.places, **{name: Place(_SET, name) for name in values}}
+    return dataclasses.replace(grid, base=tuple(base), places=places)
+
+
+def parse_limit(options: Iterable[str]) -> Condition:
+    """`["strategy=C,B", "teacher.accuracy=60"]` as a condition; all of them must hold."""
+    condition: dict[str, tuple[Value, ...]] = {}
+    problems: list[Problem] = []
+    for option in options:
+        try:
+            name, text = _split(option, _LIMIT)
+            values = _limit_values(name, text)
+            condition[name] = (*condition.get(name, ()), *values)
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return condition
+
+
+def _limit_values(name: str, text: str) -> tuple[Value, ...]:
+    whole = _parsed(_LIMIT, name, text)
+    # A mapping or a bracketed list holds commas of its own.
+    parts = (
+        [whole]
+        if isinstance(whole, Mapping)
+        else whole
+        if isinstance(whole, list)
+        else [_parsed(_LIMIT, name, part.strip()) for part in text.split(",")]
+    )
+    return tuple(None if part is None else _checked(_LIMIT, name, part) for part in parts)
+
+
+def limit_points(points: Iterable[Point], condition: Condition) -> tuple[Point, ...]:
+    """The points that fit; [] when none does."""
+    return tuple(filter(matches(condition), points))
+
+
+def limit_sweeps(sweeps: Sequence[Sweep], condition: Condition) -> list[Sweep]:
+    """The sweeps with only the points that fit; sweeps without any are left out. Raises SpecError
+    for a value that no point of any sweep has, and when nothing is left."""
+    problems = []
+    for name, values in condition.items():
+        slot = INDEX[name]
+        present = {point[slot] for sweep in sweeps for point in sweep.points}
+        shown = sorted({str(plain(value)) for value in present})
+        for value in values:
+            if value not in present:
+                message = f"no point has {name} {plain(value)!r} (there are {', '.join(shown)})"
+                problems.append(_problem(_LIMIT, name, message, value, nearest(value, shown)))
+    limited = [dataclasses.replace(sweep, limit={**sweep.limit, **condition}) for sweep in sweeps]
+    limited = [sweep for sweep in limited if sweep.points]
+    if not limited and not problems:
+        problems.append(
+            _problem(_LIMIT, ", ".join(condition), "no point fits all of these at once")
+        )
+    if problems:
+        raise SpecError(problems)
+    return limited
+
+
+def _split(option: str, file: str) -> tuple[str, str]:
+    name, equals, text = option.partition("=")
+    if not equals:
+        raise _error(file, option, "has no value", None, remedy=f"write {file} {option}=value")
+    known = canonical_name(name.strip())
+    if known is None:
+        raise _error(file, name, "unknown setting", None, like=nearest_name(name))
+    return known, text.strip()
+
+
+def _parsed(file: str, name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise _error(file, name, "is not a YAML value", text) from None
+
+
+def _checked(file: str, name: str, raw: Any) -> Value:
+    try:
+        return FIELDS[name].check(raw)
+    except BadValueError as error:
+        raise _error(
+            file, name, error.message, raw, like=error.nearest, remedy=error.remedy
+        ) from None
+
+
+def _error(
+    file: str, key: str, message: str, value: object, *, like: str | None = None, remedy: str = ""
+) -> SpecError:
+    return SpecError([_problem(file, key, message, value, like, remedy)])
+
+
+def _problem(
+    file: str,
+    key: str,
+    message: str,
+    value: object = None,
+    like: str | None = None,
+    remedy: str = "",
+) -> Problem:
+    return Problem(file=file, key=key, message=message, value=value, nearest=like, remedy=remedy)

@@ -1,0 +1,218 @@
+"""From a grid point to what trains: settings become the frozen values of `trainers.spec`.
+
+Whatever two points share is made once: a hundred thousand points have a few dozen teachers,
+optimisers and augmentations between them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from orchestrator.backbones import OWN_BACKBONE
+from orchestrator.durations import as_steps
+from orchestrator.fieldtypes import Value, as_mapping
+from orchestrator.grid import Point, projection
+from orchestrator.identity import run_key
+from orchestrator.settings import FIELDS, INDEX
+from trainers.data.info import DatasetInfo
+from trainers.spec import (
+    AUGMENTATIONS,
+    AdamW,
+    Augmentation,
+    Backbone,
+    Dataset,
+    StudentSpec,
+    TargetsSpec,
+    TeacherRef,
+    TeacherSpec,
+)
+
+__all__ = ["PROVISIONAL", "Resolver", "Teacher"]
+
+PROVISIONAL = "provisional"
+"""Fingerprint of a data set that nobody has opened yet. Keys made with it are not final."""
+
+_SMALL_IMAGE = 64
+"""Up to this many pixels a backbone starts with the paper's small stem."""
+
+_MANY_CLASSES = 200
+"""Above, soft targets are stored in half precision: ImageNet's take 2.6 GB then, not 5.1."""
+
+
+class Teacher(NamedTuple):
+    """A teacher as one student needs it. max_steps: where its search ends for that student."""
+
+    spec: TeacherSpec
+    ref: TeacherRef
+    max_steps: int
+
+
+class Resolver:
+    """infos: what is known of data sets, by name; others get a provisional fingerprint.
+
+    The methods take points and remember their answers by the fields that matter.
+    """
+
+    def __init__(self, infos: Mapping[str, DatasetInfo]) -> None:
+        self.infos = infos
+        self._dataset = _remembered(self._make_dataset, ("dataset", "ipc", "subset_seed", "seed"))
+        self._backbone = _remembered(
+            self._make_backbone, ("dataset", "backbone.name", "backbone.width", "backbone.stem")
+        )
+        self._augmentation = _remembered(_augmentation, ("augmentation",))
+        self._optimizer = _remembered(_adamw, ("training.lr", "training.weight_decay"))
+        self._teacher = _remembered(self._make_teacher, _TEACHER_FIELDS)
+        self._rest = projection(_STUDENT_FIELDS)
+
+    def student(self, point: Point) -> StudentSpec:
+        strategy, batch, norm_batch, seed, temperature, own_t, loss, ce_weight, view, precision = (
+            self._rest(point)
+        )
+        teacher = self.teacher(point)
+        return StudentSpec(
+            dataset=self._dataset(point),
+            backbone=self._backbone(point),
+            augmentation=self._augmentation(point),
+            strategy=strategy,
+            optimizer=self._optimizer(point),
+            batch_size=batch,
+            seed=seed,
+            teacher=teacher.ref if teacher else None,
+            temperature=temperature,
+            student_temperature=own_t,
+            loss=loss,
+            ce_weight=1.0 if ce_weight is None else ce_weight,
+            target_view=view or "plain",
+            norm_batch=None if norm_batch == batch else norm_batch,
+            precision=precision,
+        )
+
+    def teacher(self, point: Point) -> Teacher | None:
+        """None under strategy A."""
+        return None if point[_STRATEGY] == "A" else self._teacher(point)
+
+    def targets(self, teacher: Teacher, temperature: float) -> TargetsSpec:
+        """What strategy C reads: one file for all students of a snapshot."""
+        info = self.infos.get(teacher.spec.dataset.name)
+        many = info is not None and info.num_classes > _MANY_CLASSES
+        return TargetsSpec(
+            dataset=teacher.spec.dataset,
+            teacher=teacher.ref,
+            temperature=temperature,
+            dtype="float16" if many else "float32",
+        )
+
+    def _make_dataset(self, name: str, ipc: Value, subset_seed: int | None, seed: int) -> Dataset:
+        info = self.infos.get(name)
+        # All images of a balanced data set are the data set.
+        whole = info is not None and info.balanced and ipc == info.smallest_class
+        if ipc == "full" or whole:
+            return self._full_dataset(name)
+        subset_seed = seed if subset_seed is None else subset_seed
+        return dataclasses.replace(self._full_dataset(name), ipc=ipc, subset_seed=subset_seed)
+
+    def _full_dataset(self, name: str) -> Dataset:
+        info = self.infos.get(name)
+        return Dataset(name=name, fingerprint=info.fingerprint if info else PROVISIONAL)
+
+    def _make_backbone(self, dataset: str, name: str, width: int | None, stem: str) -> Backbone:
+        if stem == "auto":
+            info = self.infos.get(dataset)
+            stem = "small" if info is None or info.image_size <= _SMALL_IMAGE else "standard"
+        return Backbone(name=name, width=width, stem=stem)  # type: ignore[arg-type]
+
+    def _make_teacher(self, *values: Value) -> Teacher:
+        get = dict(zip(_TEACHER_FIELDS, values, strict=True))
+        batch = get["teacher.batch_size"] or get["training.batch_size"]
+        spec = TeacherSpec(
+            dataset=self._full_dataset(get["dataset"]),
+            backbone=self._teacher_backbone(get),
+            augmentation=_augmentation(get["teacher.augmentation"]),
+            optimizer=_adamw(
+                _first(get["teacher.lr"], get["training.lr"]),
+                _first(get["teacher.weight_decay"], get["training.weight_decay"]),
+            ),
+            batch_size=batch,
+            seed=get["teacher.seed"],
+            precision=get["training.precision"],
+        )
+        ref = TeacherRef(
+            key=run_key(spec),
+            accuracy=get["teacher.accuracy"],
+            validate_every=get["teacher.validate_every"],
+            screen=get["teacher.screen"],
+        )
+        info = self.infos.get(get["dataset"])
+        return Teacher(spec, ref, as_steps(get["teacher.max_steps"], info, batch) or 1)
+
+    def _teacher_backbone(self, get: Mapping[str, Value]) -> Backbone:
+        dataset, own = get["dataset"], get["teacher.backbone"]
+        if own is None:
+            names = ("backbone.name", "backbone.width", "backbone.stem")
+            return self._make_backbone(dataset, *(get[name] for name in names))
+        choice = as_mapping(own)
+        width = choice.get("width", FIELDS["backbone.width"].default)
+        return self._make_backbone(
+            dataset,
+            choice["name"],
+            width if choice["name"] == OWN_BACKBONE else None,
+            choice.get("stem", "auto"),
+        )
+
+
+_STRATEGY = INDEX["strategy"]
+_STUDENT_FIELDS = (
+    "strategy",
+    "training.batch_size",
+    "training.norm_batch",
+    "seed",
+    "temperature",
+    "student_temperature",
+    "loss",
+    "ce_weight",
+    "target_view",
+    "training.precision",
+)
+_TEACHER_FIELDS = (
+    "dataset",
+    "backbone.name",
+    "backbone.width",
+    "backbone.stem",
+    "training.batch_size",
+    "training.lr",
+    "training.weight_decay",
+    "training.precision",
+    *(name for name in FIELDS if name.startswith("teacher.")),
+)
+
+
+def _remembered(make: Callable[..., Any], names: Sequence[str]) -> Callable[[Point], Any]:
+    """`make` of the named fields of a point, made once for equal ones."""
+    pick = projection(names)
+    answers: dict[tuple[Value, ...], Any] = {}
+
+    def remember(point: Point) -> Any:
+        values = pick(point)
+        answer = answers.get(values)
+        if answer is None:
+            answer = answers[values] = make(*values)
+        return answer
+
+    return remember
+
+
+def _augmentation(choice: Value) -> Augmentation:
+    if isinstance(choice, str):
+        return AUGMENTATIONS[choice]
+    fields = as_mapping(choice)
+    return dataclasses.replace(AUGMENTATIONS[fields.pop("base")], **fields)
+
+
+def _adamw(lr: float, weight_decay: float) -> AdamW:
+    return AdamW(lr=lr, weight_decay=weight_decay)
+
+
+def _first(value: Value, otherwise: Value) -> Value:
+    return otherwise if value is None else value

@@ -1,0 +1,173 @@
+"""The shape of a sweep file around its settings, and pydantic's errors in our words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from orchestrator.errors import Problem, nearest
+from orchestrator.yamlsource import KeyPath, Source, dotted
+
+__all__ = ["DataLocation", "GridFile", "SweepFile", "problems_of", "read_sections"]
+
+SweepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=80)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataLocation(_Section):
+    """Where a data set lies. Never part of a key: the content's fingerprint is."""
+
+    path: str
+    image_size: Annotated[int, Field(ge=1)] | None = None
+    """Pixels that images are resized to; null: as they are, or the data set's own rule."""
+
+
+class GridFile(_Section):
+    """One grid: every combination of its axes, less the excluded ones."""
+
+    name: str = ""
+    axes: dict[str, list[Any]] = Field(default_factory=dict)
+    """Lists of values by field; the last varies fastest."""
+    exclude: list[dict[str, Any]] = Field(default_factory=list)
+    """Combinations left out: a value or a list of values per field."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Settings of this grid alone."""
+
+
+class SweepFile(_Section):
+    """A sweep: which runs are wanted and what is to be reported of them."""
+
+    name: SweepName
+    title: str = ""
+    description: str = ""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Settings that hold for every grid."""
+    data: dict[str, DataLocation] = Field(default_factory=dict)
+    """Where data sets lie, by name."""
+    grids: list[Any] = Field(default_factory=list)
+    """The sweep is the union of its grids; none: the one point that `set` describes."""
+    report: list[Any] = Field(default_factory=list)
+
+
+def read_sections(
+    model: type[BaseModel], raw: object, path: KeyPath, source: Source
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Checks each key of `raw` on its own, so that one bad section hides no problem in the next.
+
+    Returns the valid sections (defaults for the others) and the problems.
+    """
+    if not isinstance(raw, Mapping):
+        return read_sections(model, {}, path, source)[0], [
+            _problem(source, path, f"is {raw!r}, expected a mapping", value=raw)
+        ]
+    sections: dict[str, Any] = {}
+    problems = [
+        _unknown_key(source, (*path, key), model.model_fields)
+        for key in raw
+        if key not in model.model_fields
+    ]
+    for name, field in model.model_fields.items():
+        sections[name] = (
+            None if field.is_required() else field.get_default(call_default_factory=True)
+        )
+        if name not in raw:
+            if field.is_required():
+                problems.append(_problem(source, path, f"has no key {name!r}", f"add `{name}: …`"))
+            continue
+        annotation: Any = Annotated[field.annotation, field]
+        try:
+            sections[name] = TypeAdapter(annotation).validate_python(raw[name])
+        except ValidationError as error:
+            problems += problems_of(
+                error, raw[name], (*path, name), source, DataLocation.model_fields
+            )
+    return sections, problems
+
+
+def problems_of(
+    error: ValidationError,
+    raw: object,
+    path: KeyPath,
+    source: Source,
+    names: Iterable[str],
+    *,
+    tagged: bool = False,
+) -> list[Problem]:
+    """Each of pydantic's errors with its line. names: valid keys, for the nearest one. tagged: the
+    paths start with a union's tag, which no file has."""
+    problems: list[Problem] = []
+    for item in _without_echoes(error, names):
+        at = (*path, *_real_location(item["loc"][tagged:], raw, item["type"]))
+        if item["type"] == "extra_forbidden":
+            problems.append(_unknown_key(source, at, names))
+            continue
+        value = None if item["type"] == "missing" else item["input"]
+        choices = re.findall(r"'([^']+)'", item.get("ctx", {}).get("expected", ""))
+        problems.append(
+            _problem(
+                source, at, _message(item["msg"], value), value=value, like=nearest(value, choices)
+            )
+        )
+    return problems
+
+
+def _without_echoes(error: ValidationError, names: Iterable[str]) -> Iterator[ErrorDetails]:
+    """Leaves out keys that are only missing because they were misspelt."""
+    unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
+    misspelt = {(*loc[:-1], nearest(loc[-1], names)) for loc in unknown}
+    for item in error.errors():
+        if item["type"] != "missing" or item["loc"] not in misspelt:
+            yield item
+
+
+def _message(text: str, value: object) -> str:
+    text = text.removeprefix("Value error, ")
+    text = text[:1].lower() + text[1:]
+    return text if value is None or isinstance(value, Mapping) else f"is {value!r}: {text}"
+
+
+def _real_location(location: Iterable[int | str], raw: object, kind: str) -> KeyPath:
+    """pydantic's path as far as the file has it; a missing key is named too."""
+    path: list[str | int] = []
+    for part in location:
+        inside = isinstance(raw, Mapping) and part in raw
+        within = isinstance(raw, list | tuple) and isinstance(part, int) and part < len(raw)
+        if inside or within:
+            raw = raw[part]  # type: ignore[index]
+            path.append(part)
+    last = list(location)[-1:]
+    return (*path, *last) if kind == "missing" else tuple(path)
+
+
+def _unknown_key(source: Source, path: KeyPath, names: Iterable[str]) -> Problem:
+    names = list(names)
+    remedy = f"valid keys: {', '.join(names)}"
+    like = nearest(path[-1], names)
+    return _problem(source, path, "unknown key", "" if like else remedy, like=like)
+
+
+def _problem(
+    source: Source,
+    path: KeyPath,
+    message: str,
+    remedy: str = "",
+    *,
+    value: object = None,
+    like: str | None = None,
+) -> Problem:
+    return Problem(
+        file=source.file,
+        key=dotted(path) or "(file)",
+        line=source.line(path),
+        message=message,
+        value=value,
+        nearest=like,
+        remedy=remedy,
+    )

@@ -1,0 +1,129 @@
+"""What a plan hands out, and what the store already holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from orchestrator import paths
+from trainers.spec import Request, RunSpec
+
+__all__ = ["Action", "Held", "HeldSnapshot", "Kind", "Unit", "Work", "provider", "snapshot_token"]
+
+Kind = Literal["teacher", "targets", "student"]
+
+
+def snapshot_token(teacher: str, preset: float) -> str:
+    """What students and targets wait for: `teacher-0123456789abcdef/acc-30`."""
+    return f"{teacher}/acc-{paths.preset_name(preset)}"
+
+
+def provider(token: str) -> str:
+    """The unit that provides a token."""
+    return token.partition("/")[0]
+
+
+_TYPICAL_SEARCH = 10_000
+"""An estimate: CIFAR-10's teachers pass 90% after some 25 epochs of 390 steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """One piece of work: a teacher run with all its presets, a student run, or one snapshot's soft
+    targets. needs: tokens it waits for. workers, keep_checkpoint: the most that anybody asks.
+    sweeps: who asks."""
+
+    kind: Kind
+    key: str
+    spec: RunSpec
+    request: Request
+    needs: tuple[str, ...] = ()
+    workers: int = 1
+    keep_checkpoint: str | int = "final"
+    label: str = ""
+    sweeps: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return paths.run_name(self.kind, self.key)
+
+    @property
+    def provides(self) -> tuple[str, ...]:
+        """Tokens: a teacher's presets; soft targets as a whole, by the unit's name."""
+        if self.kind == "teacher":
+            return tuple(self.snapshot_token(preset) for preset in self.request.presets)
+        return (self.name,) if self.kind == "targets" else ()
+
+    @property
+    def cost(self) -> float:
+        """An estimate of its length in steps. A teacher's search rarely comes near its limit."""
+        if self.kind == "targets":
+            return 1.0
+        horizon = self.request.horizon
+        return float(min(horizon, _TYPICAL_SEARCH) if self.kind == "teacher" else horizon)
+
+    def snapshot_token(self, preset: float) -> str:
+        return snapshot_token(self.name, preset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldSnapshot:
+    """A teacher snapshot in the store. digest: SHA-256 of its weights."""
+
+    step: int
+    accuracy: float
+    alpha: float
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What the store holds of one unit.
+
+    complete: there is a sound result.json (for targets: the file). horizon: the last step of a
+    complete run. evaluated: steps in metrics.parquet. checkpoints: steps to resume from. presets:
+    a teacher's snapshots by accuracy. searched_to, missing: how far a teacher looked, and for which
+    presets in vain. validate_every, screen: the rule of its snapshots. failure: the last attempt's.
+    """
+
+    complete: bool = False
+    horizon: int = 0
+    evaluated: frozenset[int] = frozenset()
+    checkpoints: tuple[int, ...] = ()
+    presets: Mapping[float, HeldSnapshot] = field(default_factory=dict)
+    searched_to: int = 0
+    missing: tuple[float, ...] = ()
+    validate_every: int = 1
+    screen: int | None = None
+    teacher_digest: str | None = None
+    failure: Mapping[str, Any] | None = None
+
+    def checkpoint_before(self, step: int) -> int:
+        """The last checkpoint at or before `step`; 0, the beginning, when there is none."""
+        return max((at for at in self.checkpoints if at <= step), default=0)
+
+
+Action = Literal["new", "resume", "extend", "replay", "done", "unneeded", "exhausted", "blocked"]
+"""new: nothing is held. resume: an attempt was cut off. extend: complete, but to a shorter horizon
+(or fewer presets). replay: complete, but some requested steps or presets were passed unseen. done:
+all is held. unneeded: not held, and everything that would need it is done. exhausted: a teacher
+that searched to its limit in vain. blocked: needs a preset of an exhausted teacher."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What is left to do for a unit. from_step: where training starts again. steps: to train, at
+    most. missing_steps, missing_presets: what is still to be seen. unreachable: presets known to
+    fail."""
+
+    action: Action
+    from_step: int = 0
+    steps: int = 0
+    missing_steps: tuple[int, ...] = ()
+    missing_presets: tuple[float, ...] = ()
+    unreachable: tuple[float, ...] = ()
+
+    @property
+    def is_left(self) -> bool:
+        return self.action in ("new", "resume", "extend", "replay")
