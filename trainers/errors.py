@@ -1,11 +1,11 @@
 """Errors of the trainers, with their facts. They survive pickling.
 
-    TrainerError
-    ├── DataError            a data set that is missing, damaged or not what it claims
-    ├── TargetsError         a soft-target store of another identity, or without a row
-    ├── CheckpointError      a checkpoint or snapshot that cannot be read
-    ├── UnsuitableError      settings that fit neither the data set nor the number of workers
-    └── NonFiniteLossError   a loss that is NaN or infinite, with its step
+TrainerError
+├── DataError            a data set that is missing, damaged or not what it claims
+├── TargetsError         a soft-target store of another identity, or without a row
+├── CheckpointError      a checkpoint or snapshot that cannot be read
+├── UnsuitableError      settings that fit neither the data set nor the number of workers
+└── NonFiniteLossError   a loss that is NaN or infinite, with its step
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class NonFiniteLossError(TrainerError):
 
     def __init__(self, step: int) -> None:
         super().__init__(
-            f"the loss became NaN or infinite at step {step}", "lower the learning rate (training.lr)"
+            f"the loss became NaN or infinite at step {step}",
+            "lower the learning rate (training.lr)",
         )
         self.step = step
 

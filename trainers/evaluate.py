@@ -65,7 +65,9 @@ class TestSet:
         self._precision = precision
 
     @torch.inference_mode()
-    def correct(self, model: nn.Module, heads: Callable[[nn.Module, Tensor], list[Tensor]]) -> list[int]:
+    def correct(
+        self, model: nn.Module, heads: Callable[[nn.Module, Tensor], list[Tensor]]
+    ) -> list[int]:
         """Correct top-1 predictions on the set, for each head's logits. The model is evaluated in
         evaluation mode and left in the mode it was in. One device synchronisation."""
         training = model.training

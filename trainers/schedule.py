@@ -1,4 +1,4 @@
-"""At which steps a student is evaluated, beyond what anybody asked: so later questions find answers."""
+"""At which steps a student is evaluated even if nobody asks: later questions find answers."""
 
 from __future__ import annotations
 

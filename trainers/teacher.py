@@ -198,9 +198,7 @@ def train_teacher(
 
     def tests(part: int | None) -> TestSet:
         mean, std = data.info.mean, data.info.std
-        return TestSet(
-            images, labels, mean, std, world=world, precision=spec.precision, part=part
-        )
+        return TestSet(images, labels, mean, std, world=world, precision=spec.precision, part=part)
 
     whole = tests(None)
     validator = Validator(whole, None if request.screen is None else tests(request.screen))
@@ -254,17 +252,14 @@ class _TeacherRun:
                 return
         yield checkpoint_of(engine)
         missing = tuple(sorted(self._missing()))
-        yield Finished(
-            reason="exhausted" if missing else "done", step=engine.step, missing=missing
-        )
+        yield Finished(reason="exhausted" if missing else "done", step=engine.step, missing=missing)
 
     def _start(self) -> Iterator[Event]:
         """The random initialisation counts as validated: the paper's 10% teacher is one."""
         yield Evaluation(row=self._row(self._accuracy, {}))
-        for snapshot in self._harvester.find(
+        yield from self._harvester.find(
             0, self._before, self._accuracy, self._before, self._accuracy
-        ):
-            yield snapshot
+        )
 
     def _validate(self) -> Iterator[Event]:
         engine = self._engine

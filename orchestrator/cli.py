@@ -1,0 +1,243 @@
+"""The command line: options in, one call, exit status out. What the commands do stands elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from orchestrator.errors import TargetsweepError
+from orchestrator.store import Store
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Runs a paper's whole grid of teachers and students on Ray, and gives its tables back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Data sets of a store.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Files = Annotated[list[str], typer.Argument(help="sweep files (YAML)")]
+StoreOption = Annotated[
+    str,
+    typer.Option("--store", envvar="TARGETSWEEP_STORE", help="folder or URI that holds everything"),
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="only points with field=value[,value]; may be repeated"),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="field=value for every grid; may be repeated")
+]
+DataOption = Annotated[
+    list[str] | None, typer.Option("--data", help="NAME=PATH of a data set's files")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow; default: the store's own"
+    ),
+]
+_DEFAULT_STORE = "store"
+
+
+def _console() -> Console:
+    # Without a terminal, lines are for logs: not folded at 80 columns.
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+@app.command()
+def plan(
+    files: Files,
+    store: StoreOption = _DEFAULT_STORE,
+    limit: Limits = None,
+    set_: Overrides = None,
+    data: DataOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
+    calibrate: Annotated[bool, typer.Option(help="measure steps/s here for the estimate")] = False,
+) -> None:
+    """What a run would do: cells, unique runs, what sharing saves, what is left, how long."""
+    from orchestrator.sweeping import Asked, read_asked, store_plan
+
+    asked = Asked(files=files, limits=limit or (), overrides=set_ or (), data=data or ())
+    place = Store(store)
+    sweeps, infos, _ = read_asked(asked, place)
+    made = store_plan(sweeps, infos, place)
+    if as_json:
+        print(json.dumps(made.to_json(), indent=2))
+        return
+    _show(made, place, calibrate=calibrate)
+
+
+def _show(made: object, place: Store, *, calibrate: bool = False) -> None:
+    from orchestrator import estimate
+    from orchestrator.plan import Plan
+    from orchestrator.planview import show_plan
+    from trainers.models import parameter_count
+
+    assert isinstance(made, Plan)
+    rates = estimate.measured_rates(place, made)
+    if calibrate:
+        rates |= estimate.calibrate(place, made.left)
+    show_plan(_console(), made, estimate.estimate(made, rates), made.store_bytes(parameter_count))
+
+
+@app.command()
+def run(
+    files: Files,
+    store: StoreOption = _DEFAULT_STORE,
+    limit: Limits = None,
+    set_: Overrides = None,
+    data: DataOption = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="one-worker runs at once; default: what fits")
+    ] = None,
+    workers_per_run: Annotated[
+        int | None, typer.Option(min=1, help="workers of every run; default: scaling.workers")
+    ] = None,
+    gpus_per_run: Annotated[
+        float, typer.Option(min=0.01, help="GPUs of one worker; 0.5 lets two runs share one")
+    ] = 1.0,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(envvar="RAY_ADDRESS", help="auto or host:port of a cluster; default: here"),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of a run; default 1, reproducible")
+    ] = None,
+    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the models")] = False,
+    checkpoint_every: Annotated[
+        float, typer.Option(min=0.0, help="seconds between checkpoints")
+    ] = 60.0,
+    tracking_uri: TrackingUri = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="plan, start nothing")] = False,
+) -> None:
+    """Runs what is left of the sweeps. Run it again to resume: nothing finished is done twice."""
+    from orchestrator.driver import DriveOptions
+    from orchestrator.sweeping import Asked, read_asked, run_sweeps, store_plan
+
+    asked = Asked(files=files, limits=limit or (), overrides=set_ or (), data=data or ())
+    place = Store(store)
+    if dry_run:
+        sweeps, infos, _ = read_asked(asked, place)
+        _show(store_plan(sweeps, infos, place), place)
+        return
+    options = DriveOptions(
+        concurrency=concurrency,
+        workers_per_run=workers_per_run,
+        gpus_per_run=gpus_per_run,
+        ray_address=ray_address,
+        threads=threads,
+        compile=compile_,
+        checkpoint_every_s=checkpoint_every,
+    )
+    run_sweeps(asked, place, options, _console(), tracking_uri=tracking_uri)
+
+
+app.command(name="resume", help="The same as run: what the store holds is not done again.")(run)
+
+
+@app.command()
+def status(store: StoreOption = _DEFAULT_STORE) -> None:
+    """What the store holds of each sweep, and who drives it."""
+    from orchestrator.status import show_status
+
+    show_status(_console(), Store(store))
+
+
+@app.command()
+def report(
+    sweeps: Annotated[list[str] | None, typer.Argument(help="names; default: all")] = None,
+    store: StoreOption = _DEFAULT_STORE,
+    out: Annotated[str | None, typer.Option(help="another folder for the report")] = None,
+) -> None:
+    """Writes tables and figures from the store alone, complete or not."""
+    from orchestrator.status import report_sweeps
+
+    report_sweeps(_console(), Store(store), sweeps or [], out)
+
+
+@app.command()
+def sync(
+    store: StoreOption = _DEFAULT_STORE,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Rebuilds MLflow from the store: adds what is missing, closes what a killed driver left."""
+    from orchestrator.status import sync_store
+
+    sync_store(_console(), Store(store), tracking_uri)
+
+
+@app.command()
+def ui(
+    store: StoreOption = _DEFAULT_STORE,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 5000,
+) -> None:
+    """Opens the MLflow UI over the store's own database."""
+    from orchestrator.tracking import tracking_uri
+
+    place = Store(store)
+    artifacts = str(place.root / "mlartifacts") if place.is_local else "./mlartifacts"
+    arguments = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
+    arguments += ["--backend-store-uri", tracking_uri(place)]
+    arguments += ["--default-artifact-root", artifacts]
+    print(f"MLflow at http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    os.execv(sys.executable, arguments)
+
+
+@app.command()
+def doctor(
+    store: StoreOption = _DEFAULT_STORE,
+    data: DataOption = None,
+    ray_address: Annotated[str | None, typer.Option(envvar="RAY_ADDRESS")] = None,
+) -> None:
+    """Says what is there and what is missing, with a remedy for each."""
+    from orchestrator.status import show_checks
+
+    show_checks(_console(), Store(store), data or [], ray_address)
+
+
+@data_app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="digits, cifar10, cifar100, or a name of yours")],
+    path: Annotated[str | None, typer.Option(help="folder with its files")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, help="pixels to resize to")] = None,
+    download: Annotated[bool, typer.Option(help="fetch the official archive")] = False,
+    store: StoreOption = _DEFAULT_STORE,
+) -> None:
+    """Decodes a data set into the store, once."""
+    from orchestrator.status import prepare_named
+
+    prepare_named(_console(), Store(store), name, path, image_size, download=download)
+
+
+@app.command(hidden=True)
+def schema() -> None:
+    """Prints the JSON schema of sweep files (sweeps/schema.json)."""
+    from orchestrator.sweepschema import json_schema
+
+    print(json.dumps(json_schema(), indent=2, sort_keys=True))
+
+
+def main() -> None:
+    """Entry point: errors a person made are one message, not a traceback."""
+    try:
+        app()
+    except TargetsweepError as error:
+        print(f"targetsweep: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:
+        print("targetsweep: stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

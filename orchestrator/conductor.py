@@ -1,0 +1,253 @@
+"""The driver's side of a sweep: turns what trials report into ledger moves, and tells everybody.
+
+Runs in the driver's main thread, inside Tune's loop; the screen reads from another thread, hence
+the lock. It writes each run's request before handing it out and its failure after giving it up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from orchestrator import paths
+from orchestrator.identity import canonical
+from orchestrator.ledger import Entry, Ledger, State
+from orchestrator.retry import Cause, Decision, Failure
+from orchestrator.store import Store
+from orchestrator.trial import TrialConfig
+from orchestrator.units import Unit
+from trainers.spec import SEMANTICS, Runtime
+
+__all__ = ["Conductor", "Listener", "Live", "TrialSettings"]
+
+
+class Listener:
+    """What a screen, a log and MLflow may want to hear. Every method may be left as it is."""
+
+    def started(self, unit: Unit, first_step: int) -> None: ...
+    def changed(self, unit: Unit) -> None:
+        """A checkpoint, a snapshot or a result: the store has something new of this run."""
+
+    def snapshot(self, unit: Unit, preset: float, step: int, accuracy: float) -> None: ...
+    def finished(self, unit: Unit, live: Live) -> None: ...
+    def failed(self, unit: Unit, failure: Failure, decision: Decision) -> None: ...
+    def blocked(self, unit: Unit, token: str) -> None: ...
+    def warned(self, message: str) -> None: ...
+
+
+@dataclass
+class Live:
+    """A running trial as the screen shows it."""
+
+    unit: Unit
+    started: float = field(default_factory=time.monotonic)
+    first_step: int = 1
+    step: int = 0
+    top1: float | None = None
+    images_per_s: float = 0.0
+    final: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSettings:
+    """What all trials share. devices_per_worker: GPUs (or CPU slots) of one worker."""
+
+    store_uri: str
+    scratch: str
+    use_gpu: bool
+    devices_per_worker: float
+    runtime: Runtime
+
+
+class Conductor:
+    def __init__(
+        self, ledger: Ledger, store: Store, settings: TrialSettings, listeners: list[Listener]
+    ) -> None:
+        self.lock = threading.RLock()
+        self.ledger = ledger
+        self.live: dict[str, Live] = {}
+        self.steps_trained = 0
+        self._store = store
+        self._settings = settings
+        self._listeners = listeners
+        self._blocked: set[str] = set()
+        self._tell_blocked()
+
+    # -- for the searcher --------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        with self.lock:
+            return self.ledger.finished
+
+    def next_trial(self) -> TrialConfig | None:
+        with self.lock:
+            task = self.ledger.next()
+            if task is None:
+                return None
+            entry = self.ledger.entries[task.name]
+            unit = _unit(entry)
+            self._write_orders(unit)
+            self.live[unit.name] = Live(unit)
+            return self._config(entry, unit)
+
+    def on_report(self, report: dict[str, Any]) -> None:
+        with self.lock:
+            live = self.live.get(report["unit"])
+            if live is None:
+                return
+            live.step = max(live.step, int(report.get("step") or 0))
+            if report.get("top1") is not None:
+                live.top1 = float(report["top1"])
+            if report["event"] in ("finished", "failed"):
+                live.final = report
+            else:
+                self._hear(live, report)
+
+    def on_end(self, unit: str, *, lost: bool) -> None:
+        """A trial is over: with a last word, or, when its process died, without one."""
+        with self.lock:
+            live = self.live.pop(unit)
+            self.steps_trained += max(0, live.step - live.first_step + 1)
+            final = live.final
+            if final is None:
+                final = {
+                    "event": "failed",
+                    "cause": Cause.WORKER_LOST.value,
+                    "message": "its process died" if lost else "it ended without a word",
+                }
+            if final["event"] == "failed":
+                self._fail(live, final)
+            else:
+                self._finish(live, final)
+            self._tell_blocked()
+
+    def stop(self) -> None:
+        """Starts nothing more and asks what runs to checkpoint and end."""
+        with self.lock:
+            self.ledger.stopping = True
+        self._store.write_bytes(paths.stop_flag(), b"stop\n")
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _write_orders(self, unit: Unit) -> None:
+        """run.json once; request.json before every attempt."""
+        if self._store.read_json(paths.run_json(unit.name)) is None:
+            self._store.write_json(
+                paths.run_json(unit.name),
+                {
+                    "key": unit.key,
+                    "kind": unit.kind,
+                    "semantics": SEMANTICS,
+                    "spec": canonical(unit.spec),
+                    "label": unit.label,
+                },
+            )
+        request = asdict(unit.request) | {
+            "keep_checkpoint": unit.keep_checkpoint,
+            "workers": unit.workers,
+        }
+        self._store.write_json(paths.request_json(unit.name), request)
+
+    def _config(self, entry: Entry, unit: Unit) -> TrialConfig:
+        settings = self._settings
+        return {
+            "store": settings.store_uri,
+            "unit": unit.name,
+            "attempt": f"{len(entry.attempts.failures)}-{time.time_ns()}",
+            "workers": entry.shape.workers,
+            "devices_per_worker": settings.devices_per_worker,
+            "use_gpu": settings.use_gpu,
+            "runtime": asdict(settings.runtime),
+            "scratch": settings.scratch,
+        }
+
+    def _hear(self, live: Live, report: dict[str, Any]) -> None:
+        event = report["event"]
+        if event == "started":
+            live.first_step = int(report["first_step"])
+            live.step = max(0, live.first_step - 1)
+            self._tell(lambda one: one.started(live.unit, live.first_step))
+            for warning in report.get("warnings") or []:
+                self._tell(lambda one, text=warning: one.warned(text))
+        elif event == "snapshot":
+            preset = float(report["preset"])
+            self.ledger.provide(live.unit.snapshot_token(preset))
+            accuracy, step = float(report["accuracy"]), int(report["step"])
+            self._tell(lambda one: one.snapshot(live.unit, preset, step, accuracy))
+            self._tell(lambda one: one.changed(live.unit))
+        elif event == "checkpoint":
+            self._tell(lambda one: one.changed(live.unit))
+        elif event == "evaluation":
+            live.images_per_s = float(report.get("images_per_s") or 0.0)
+
+    def _finish(self, live: Live, final: dict[str, Any]) -> None:
+        unit = live.unit
+        if final["reason"] == "stopped":
+            self.ledger.interrupt(unit.name)
+        elif final["reason"] == "exhausted":
+            self._exhaust(live, [float(preset) for preset in final["missing"]])
+        else:
+            self.ledger.done(unit.name)
+            self._tell(lambda one: one.finished(unit, live))
+        self._tell(lambda one: one.changed(unit))
+
+    def _exhaust(self, live: Live, missing: list[float]) -> None:
+        unit = live.unit
+        names = ", ".join(f"{preset:g}%" for preset in missing)
+        failure = Failure(
+            cause=Cause.UNREACHABLE,
+            message=f"accuracy never reached: {names} within teacher.max_steps = "
+            f"{unit.request.horizon}",
+        )
+        self.ledger.done(
+            unit.name, missing=[unit.snapshot_token(preset) for preset in missing], failure=failure
+        )
+        self._record_failure(unit, failure)
+        self._tell(lambda one: one.failed(unit, failure, Decision.GIVE_UP))
+
+    def _fail(self, live: Live, final: dict[str, Any]) -> None:
+        failure = Failure(
+            cause=Cause(final["cause"]),
+            message=str(final["message"]),
+            traceback=str(final.get("traceback") or ""),
+        )
+        if self.ledger.stopping and failure.cause is Cause.WORKER_LOST:
+            self.ledger.interrupt(live.unit.name)  # a second Ctrl-C took it; it did nothing wrong
+            return
+        decision = self.ledger.fail(live.unit.name, failure)
+        if decision is Decision.GIVE_UP:
+            self._record_failure(live.unit, failure)
+            self._tell(lambda one: one.changed(live.unit))
+        self._tell(lambda one: one.failed(live.unit, failure, decision))
+
+    def _record_failure(self, unit: Unit, failure: Failure) -> None:
+        self._store.write_json(
+            paths.failure(unit.name),
+            {
+                "key": unit.key,
+                "cause": failure.cause.value,
+                "message": failure.message,
+                "traceback": failure.traceback,
+                "attempts": len(self.ledger.entries[unit.name].attempts.failures),
+            },
+        )
+
+    def _tell_blocked(self) -> None:
+        for entry in self.ledger.in_state(State.BLOCKED):
+            if entry.task.name not in self._blocked:
+                self._blocked.add(entry.task.name)
+                token = entry.blocked_by or ""
+                self._tell(lambda one, e=entry, t=token: one.blocked(_unit(e), t))
+
+    def _tell(self, message: Callable[[Listener], None]) -> None:
+        for listener in self._listeners:
+            message(listener)
+
+
+def _unit(entry: Entry) -> Unit:
+    assert isinstance(entry.task, Unit)
+    return entry.task

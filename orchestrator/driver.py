@@ -1,0 +1,263 @@
+"""Drives the units of a plan through Ray Tune until nothing is left, or until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator import paths
+from orchestrator.admission import Capacity, Shape
+from orchestrator.conductor import Conductor, Listener, TrialSettings
+from orchestrator.errors import MachineError, TargetsweepError
+from orchestrator.ledger import Entry, Ledger, State, Task
+from orchestrator.plan import Plan
+from orchestrator.progress import Progress
+from orchestrator.store import Store
+from orchestrator.units import Unit
+from trainers.spec import Runtime
+
+__all__ = ["DriveOptions", "Outcome", "drive"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriveOptions:
+    """How to use the machine; nothing here changes a number.
+
+    concurrency: one-worker runs at once; None is as many as there are GPUs (or CPU cores) for.
+    workers_per_run: overrides every run's `scaling.workers`. gpus_per_run: GPUs of a one-worker
+    run, a fraction to share one. ray_address: an existing cluster; None starts Ray here.
+    """
+
+    concurrency: int | None = None
+    workers_per_run: int | None = None
+    gpus_per_run: float = 1.0
+    ray_address: str | None = None
+    threads: int | None = None
+    compile: bool = False
+    checkpoint_every_s: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How the units ended. interrupted: a person (or a signal) stopped the sweep."""
+
+    failed: Sequence[Entry]
+    blocked: Sequence[Entry]
+    interrupted: bool
+    stopped_early: str | None
+    left: int
+
+
+def drive(
+    plan: Plan,
+    store: Store,
+    options: DriveOptions,
+    progress: Progress,
+    listeners: Sequence[Listener] = (),
+) -> Outcome:
+    """Runs what is left of a plan, as far as needs are or become met."""
+    store.delete(paths.stop_flag())
+    with _ray(options), _scratch(store) as (local, shared):
+        use_gpu, capacity = _capacity(options)
+        per_worker = options.gpus_per_run if use_gpu else 1.0
+        ledger = Ledger(
+            plan.left,
+            capacity,
+            held=plan.held_tokens,
+            costs={unit.name: _cost(unit, plan) for unit in plan.left},
+            shape_of=lambda task: _shape(task, options, per_worker),
+        )
+        _refuse_too_wide(ledger)
+        settings = TrialSettings(
+            store_uri=store.uri,
+            scratch=shared,
+            use_gpu=use_gpu,
+            devices_per_worker=per_worker,
+            runtime=Runtime(
+                device="cuda" if use_gpu else "cpu",
+                threads=options.threads,
+                compile=options.compile,
+                checkpoint_every_s=options.checkpoint_every_s,
+            ),
+        )
+        conductor = Conductor(ledger, store, settings, [progress, *listeners])
+        progress.watch(conductor)
+        with progress, _signals(conductor, progress) as interrupted:
+            _tune(conductor, capacity, per_worker, local)
+    store.delete(paths.stop_flag())
+    return _outcome(ledger, bool(interrupted))
+
+
+def _outcome(ledger: Ledger, interrupted: bool) -> Outcome:
+    early = ledger.stopped_early
+    return Outcome(
+        failed=ledger.in_state(State.FAILED),
+        blocked=ledger.in_state(State.BLOCKED),
+        interrupted=interrupted,
+        stopped_early=None if early is None else f"{early.cause}: {early.message}",
+        left=ledger.count(State.READY) + ledger.count(State.WAITING) + ledger.count(State.RUNNING),
+    )
+
+
+def _cost(unit: Unit, plan: Plan) -> float:
+    return min(unit.cost, float(plan.work[unit.name].steps))
+
+
+def _shape(task: Task, options: DriveOptions, per_worker: float) -> Shape:
+    assert isinstance(task, Unit)
+    workers = 1 if task.kind == "targets" else options.workers_per_run or task.workers
+    return Shape(workers=workers, devices_per_worker=per_worker)
+
+
+def _refuse_too_wide(ledger: Ledger) -> None:
+    for entry in ledger.entries.values():
+        if not ledger.capacity.can_ever_fit(entry.shape):
+            raise MachineError(
+                f"{entry.task.name} wants {entry.shape.devices:g} devices "
+                f"({entry.shape.workers} workers), but only {ledger.capacity.total:g} are there",
+                "lower scaling.workers or --workers-per-run, or raise --concurrency",
+            )
+
+
+# -- Ray ----------------------------------------------------------------------------------------
+
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the store keeps the metrics
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's gives a trial no moment to save
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # Tune's own resume is never used
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@contextmanager
+def _ray(options: DriveOptions) -> Iterator[None]:
+    """A Ray cluster: the one at the address, or one of this machine that ends with the block."""
+    address = options.ray_address
+    if address is not None and address.startswith("ray://"):
+        raise MachineError(
+            f"{address} would put the searcher into another process",
+            "give --ray-address auto or host:port, on a machine of the cluster",
+        )
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        slots = max(os.cpu_count() or 1, options.concurrency or 1, options.workers_per_run or 1)
+        arguments |= {"num_cpus": slots, "include_dashboard": False}
+    try:
+        ray.init(address=address, **arguments)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise MachineError(
+            f"no Ray cluster at {address or 'this machine'}: {error}",
+            "check the address (`targetsweep doctor --ray-address …`)",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _scratch(store: Store) -> Iterator[tuple[str, str]]:
+    """Folders for what Tune and Train insist on writing: Tune's here, Train's where all nodes see
+    it. Nothing in them is needed again."""
+    local = tempfile.mkdtemp(prefix="targetsweep-")
+    shared = f"{store.uri}/.ray"
+    try:
+        yield local, shared
+    finally:
+        shutil.rmtree(local, ignore_errors=True)
+        if store.is_local:
+            shutil.rmtree(shared, ignore_errors=True)
+
+
+def _capacity(options: DriveOptions) -> tuple[bool, Capacity]:
+    """(whether trials train on GPUs, devices): the cluster's, within --concurrency."""
+    import ray
+
+    resources = ray.cluster_resources()
+    gpus = float(resources.get("GPU", 0.0))
+    if gpus:
+        limit = (options.concurrency or float("inf")) * options.gpus_per_run
+        return True, Capacity(min(gpus, limit))
+    cpus = float(resources.get("CPU", 1.0))
+    return False, Capacity(float(options.concurrency or cpus))
+
+
+def _tune(conductor: Conductor, capacity: Capacity, per_worker: float, folder: str) -> None:
+    """Tune's loop, in this thread, until the searcher says that nothing is left."""
+    from ray import tune
+
+    from orchestrator.searcher import UnitSearcher
+    from orchestrator.trial import run_trial
+
+    for name in ("ray.tune", "ray.train", "ray"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    trainable = tune.with_resources(run_trial, _resources)
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=UnitSearcher(conductor),
+            # Without this Tune keeps one pending trial, and a wide cluster idles.
+            max_concurrent_trials=max(1, int(capacity.total / min(per_worker, 1.0) + 1e-6)),
+            num_samples=-1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=folder,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    try:
+        tuner.fit()
+    except tune.error.TuneError as error:
+        raise TargetsweepError(f"Ray Tune gave up: {error}") from error
+
+
+def _resources(config: dict[str, Any]) -> Any:
+    """A one-worker trial holds its device. A distributed one holds none itself: its workers, which
+    the ledger admitted, live outside; memory is the resource that every node has."""
+    from ray import tune
+
+    if config["workers"] > 1:
+        return tune.PlacementGroupFactory([{"memory": 2.0**20}])
+    if config["use_gpu"]:
+        return tune.PlacementGroupFactory([{"CPU": 1.0, "GPU": config["devices_per_worker"]}])
+    return tune.PlacementGroupFactory([{"CPU": 1.0}])
+
+
+@contextmanager
+def _signals(conductor: Conductor, progress: Progress) -> Iterator[list[int]]:
+    """First Ctrl-C or SIGTERM: running trials checkpoint and end. Second: stop now."""
+    received: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        progress.stopping = True
+        progress.warned("stopping; running trials save a checkpoint (again to stop at once)")
+        conductor.stop()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,240 @@
+"""What has happened to every unit of a plan, and which one is next: a pure state machine.
+
+The searcher asks it, the driver tells it, the screen reads it. It knows neither Ray nor the store,
+so it runs as well against a simulated clock.
+
+    waiting ──needs met──▶ ready ──taken──▶ running ──▶ done
+       │                     ▲                 │
+       │                     └───── retry ─────┤
+       └──a need is lost──▶ blocked            └──▶ failed
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from orchestrator.admission import Capacity, Shape
+from orchestrator.retry import Attempts, Decision, Failure
+
+__all__ = ["Entry", "Ledger", "State", "Task"]
+
+
+class State(StrEnum):
+    WAITING = "waiting"
+    READY = "ready"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+
+
+class Task(Protocol):
+    """What the ledger must know of a unit. needs, provides: tokens, such as `teacher-1a2b/acc-30`.
+    cost: an estimate of its length, in steps."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def needs(self) -> Sequence[str]: ...
+    @property
+    def provides(self) -> Sequence[str]: ...
+    @property
+    def cost(self) -> float: ...
+
+
+@dataclass
+class Entry:
+    """One unit's state. chain: length of the longest chain of work that starts here, in steps."""
+
+    task: Task
+    shape: Shape
+    order: int
+    state: State = State.WAITING
+    unmet: set[str] = field(default_factory=set)
+    chain: float = 0.0
+    cost: float = 1.0
+    attempts: Attempts = field(default_factory=Attempts)
+    blocked_by: str | None = None
+
+
+class Ledger:
+    """All units of a plan. held: tokens that the store already provides. costs: better estimates
+    than the tasks' own, by name (what is left of a run that was begun).
+
+    same_failures: when the first so many units to end all failed alike, the rest is not started:
+    a typo should not cost a night.
+    """
+
+    def __init__(
+        self,
+        tasks: Iterable[Task],
+        capacity: Capacity,
+        *,
+        shape_of: Callable[[Task], Shape],
+        held: Iterable[str] = (),
+        costs: Mapping[str, float] | None = None,
+        same_failures: int = 3,
+    ) -> None:
+        self.capacity = capacity
+        self.entries = {
+            task.name: Entry(
+                task, shape_of(task), order, cost=max(1.0, (costs or {}).get(task.name, task.cost))
+            )
+            for order, task in enumerate(tasks)
+        }
+        self.stopping = False
+        self.stopped_early: Failure | None = None
+        self._same_failures = same_failures
+        self._any_success = False
+        self._first_failures: list[Failure] = []
+        self._dependants: dict[str, list[Entry]] = defaultdict(list)
+        self._ready: list[tuple[float, int, str]] = []
+        self._counts: dict[State, int] = defaultdict(int)
+        self._link(set(held))
+
+    def _link(self, held: set[str]) -> None:
+        provided = {token for entry in self.entries.values() for token in entry.task.provides}
+        for entry in self.entries.values():
+            entry.unmet = set(entry.task.needs) - held
+            for token in entry.unmet:
+                self._dependants[token].append(entry)
+        self._measure_chains()
+        self._counts[State.WAITING] = len(self.entries)
+        for entry in self.entries.values():
+            lost = sorted(entry.unmet - provided)
+            if lost:
+                self._block(entry, lost[0])
+            elif not entry.unmet:
+                self._make_ready(entry)
+
+    def _measure_chains(self) -> None:
+        """Longest chains by depth-first order; the graph is at most three deep and acyclic."""
+
+        def chain(entry: Entry) -> float:
+            if not entry.chain:
+                after = [
+                    chain(dependant)
+                    for token in entry.task.provides
+                    for dependant in self._dependants[token]
+                ]
+                entry.chain = entry.cost + max(after, default=0.0)
+            return entry.chain
+
+        for entry in self.entries.values():
+            chain(entry)
+
+    # -- asking ------------------------------------------------------------------------------
+
+    def next(self) -> Task | None:
+        """Takes the ready unit with the longest chain, if it fits the free devices. A wide unit
+        that is next but does not fit yet keeps narrower ones waiting, or it would starve."""
+        while self._ready and not self.stopping:
+            _, _, name = self._ready[0]
+            entry = self.entries[name]
+            if not self.capacity.fits(entry.shape):
+                return None
+            heapq.heappop(self._ready)
+            self.capacity.take(entry.shape)
+            self._set(entry, State.RUNNING)
+            return entry.task
+        return None
+
+    @property
+    def finished(self) -> bool:
+        """Nothing runs and nothing can be started any more."""
+        if self._counts[State.RUNNING]:
+            return False
+        return self.stopping or not self._counts[State.READY]
+
+    def count(self, state: State) -> int:
+        return self._counts[state]
+
+    def in_state(self, state: State) -> list[Entry]:
+        return [entry for entry in self.entries.values() if entry.state is state]
+
+    # -- telling -----------------------------------------------------------------------------
+
+    def provide(self, token: str) -> None:
+        """A snapshot or targets file now exists, perhaps while its maker still runs."""
+        for entry in self._dependants.pop(token, []):
+            entry.unmet.discard(token)
+            if not entry.unmet and entry.state in (State.WAITING, State.BLOCKED):
+                self._make_ready(entry)
+
+    def done(
+        self, name: str, *, missing: Iterable[str] = (), failure: Failure | None = None
+    ) -> None:
+        """A unit ended by itself. missing: tokens it was to provide and did not (a teacher's
+        accuracy never reached); their dependants are blocked, and the unit counts as failed."""
+        entry = self._release(name)
+        lost = set(missing)
+        for token in entry.task.provides:
+            if token not in lost:
+                self.provide(token)
+        self._set(entry, State.FAILED if lost else State.DONE)
+        if lost and failure is not None:
+            entry.attempts.decide(failure)
+        self._any_success = self._any_success or not lost
+        for token in sorted(lost):
+            self._lose(token)
+
+    def fail(self, name: str, failure: Failure) -> Decision:
+        """An attempt failed: the unit is ready again, or failed with its dependants blocked."""
+        entry = self._release(name)
+        decision = entry.attempts.decide(failure)
+        if decision is Decision.RETRY:
+            self._make_ready(entry)
+            return decision
+        self._set(entry, State.FAILED)
+        for token in entry.task.provides:
+            self._lose(token)
+        self._watch_for_repeats(failure)
+        return decision
+
+    def interrupt(self, name: str) -> None:
+        """A running unit stopped because it was asked to; it is ready for the next `run`."""
+        self._make_ready(self._release(name))
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _watch_for_repeats(self, failure: Failure) -> None:
+        if self._any_success or self._same_failures <= 0:
+            return
+        self._first_failures.append(failure)
+        alike = {one.signature for one in self._first_failures}
+        if len(alike) == 1 and len(self._first_failures) >= self._same_failures:
+            self.stopping = True
+            self.stopped_early = failure
+
+    def _release(self, name: str) -> Entry:
+        entry = self.entries[name]
+        if entry.state is not State.RUNNING:
+            raise ValueError(f"{name} is {entry.state}, not running")
+        self.capacity.release(entry.shape)
+        return entry
+
+    def _make_ready(self, entry: Entry) -> None:
+        self._set(entry, State.READY)
+        entry.blocked_by = None
+        heapq.heappush(self._ready, (-entry.chain, entry.order, entry.task.name))
+
+    def _lose(self, token: str) -> None:
+        for entry in self._dependants.get(token, []):
+            if entry.state is State.WAITING:
+                self._block(entry, token)
+
+    def _block(self, entry: Entry, token: str) -> None:
+        entry.blocked_by = token
+        self._set(entry, State.BLOCKED)
+        for provided in entry.task.provides:
+            self._lose(provided)
+
+    def _set(self, entry: Entry, state: State) -> None:
+        self._counts[entry.state] -= 1
+        self._counts[state] += 1
+        entry.state = state

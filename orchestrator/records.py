@@ -1,0 +1,168 @@
+"""What a run leaves in the store: rows, checkpoints, snapshots, its result. One writer per run.
+
+Rows are never replaced: a step that is computed again (after a crash, for a replay) keeps the row
+and the time stamp it had, so that MLflow, which already has it, absorbs it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator import paths
+from orchestrator.errors import StoreError
+from orchestrator.store import Store
+from trainers.checkpoint import dump_state, dump_weights, parse_state, parse_weights, weights_digest
+from trainers.errors import CheckpointError
+from trainers.events import Checkpoint, Row, Snapshot
+
+__all__ = ["Records", "read_snapshot", "read_snapshot_weights"]
+
+_ROLLING = re.compile(r"step-(\d{8})\.ckpt")
+_KEPT = re.compile(r"acc-([0-9.]+)\.ckpt")
+
+
+def read_snapshot(store: Store, teacher: str, preset: float) -> dict[str, Any]:
+    """snapshots/acc-<preset>.json of a teacher run. StoreError when the snapshot does not exist."""
+    found = store.read_json(paths.snapshot_json(teacher, preset))
+    if found is None:
+        raise StoreError(
+            f"{teacher} has no snapshot at {preset:g}%",
+            "run the sweep again: the teacher is trained until it has one",
+        )
+    return found
+
+
+def read_snapshot_weights(store: Store, teacher: str, preset: float) -> tuple[dict[str, Any], str]:
+    """The weights and their digest. CheckpointError when the bytes are not those that were saved."""
+    digest: str = read_snapshot(store, teacher, preset)["digest"]
+    data = store.read_bytes(paths.snapshot_weights(teacher, preset))
+    if weights_digest(data) != digest:
+        raise CheckpointError(
+            f"snapshot acc-{preset:g} of {teacher} is damaged (its digest does not fit)",
+            f"delete {paths.snapshot_json(teacher, preset)}; the next run harvests it again",
+        )
+    return parse_weights(data), digest
+
+
+class Records:
+    """The files of one run, for the one process that writes them.
+
+    held: rows by step that the store already has; a damaged metrics file counts as none.
+    """
+
+    def __init__(self, store: Store, name: str, columns: tuple[str, ...]) -> None:
+        self._store = store
+        self._name = name
+        self._columns = columns
+        self.rows: dict[int, Row] = {int(row["step"]): row for row in self._read_rows()}
+        self.warnings: list[str] = []
+
+    def _read_rows(self) -> Iterable[Row]:
+        try:
+            data = self._store.read_bytes(paths.metrics(self._name))
+            rows: list[Row] = pq.read_table(io.BytesIO(data)).to_pylist()
+        except (StoreError, pa.ArrowInvalid, OSError):
+            return []
+        return rows
+
+    # -- checkpoints -------------------------------------------------------------------------
+
+    def checkpoint_steps(self) -> dict[int, str]:
+        """Resumable states by step. A teacher's kept ones carry their step in the snapshot."""
+        steps: dict[int, str] = {}
+        for file in self._store.list(paths.checkpoint_dir(self._name)):
+            if match := _ROLLING.fullmatch(file):
+                steps[int(match[1])] = file
+            elif match := _KEPT.fullmatch(file):
+                snapshot = self._store.read_json(paths.snapshot_json(self._name, float(match[1])))
+                if snapshot is not None:
+                    steps.setdefault(int(snapshot["step"]), file)
+        return steps
+
+    def load_state(self, before: int | None = None) -> tuple[int, dict[str, Any] | None]:
+        """The latest resumable state at a step below `before` (None: of all), as (step, state);
+        (0, None) when there is none. A damaged file is passed over, with a warning."""
+        steps = self.checkpoint_steps()
+        for step in sorted(steps, reverse=True):
+            if before is not None and step >= before:
+                continue
+            rel = f"{paths.checkpoint_dir(self._name)}/{steps[step]}"
+            try:
+                return step, parse_state(self._store.read_bytes(rel))
+            except (CheckpointError, StoreError) as error:
+                self.warnings.append(f"{self._name}: {rel} passed over: {error}")
+        return 0, None
+
+    def save_checkpoint(self, event: Checkpoint) -> None:
+        """Rows first, then the state that covers them, then older states go: at every moment the
+        store can be resumed from. A replay never puts a state before a later one."""
+        self.save_rows()
+        steps = self.checkpoint_steps()
+        rolling = [step for step, file in steps.items() if _ROLLING.fullmatch(file)]
+        if event.keep_as is not None:
+            rel = paths.checkpoint(self._name, f"acc-{event.keep_as}")
+            self._store.write_bytes(rel, dump_state(event.state))
+        if event.step > max(rolling, default=-1):
+            rel = paths.checkpoint(self._name, f"step-{event.step:08d}")
+            self._store.write_bytes(rel, dump_state(event.state))
+            for step in rolling:
+                self._store.delete(paths.checkpoint(self._name, f"step-{step:08d}"))
+
+    def drop_checkpoints(self) -> None:
+        self._store.delete_tree(paths.checkpoint_dir(self._name))
+
+    # -- rows --------------------------------------------------------------------------------
+
+    def add(self, row: Row, *, replayed: bool) -> bool:
+        """Keeps a new row; False when the step has one already."""
+        step = int(row["step"])
+        if step in self.rows:
+            return False
+        self.rows[step] = {**row, "replayed": replayed}
+        return True
+
+    def save_rows(self) -> None:
+        rows = [self.rows[step] for step in sorted(self.rows)]
+        table = pa.table({name: [row.get(name) for row in rows] for name in self._columns})
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        self._store.write_bytes(paths.metrics(self._name), buffer.getvalue())
+
+    # -- snapshots and the result ------------------------------------------------------------
+
+    def snapshots(self) -> dict[float, dict[str, Any]]:
+        """Snapshots by preset, whose JSON is there."""
+        found = {}
+        for file in self._store.list(paths.snapshots_dir(self._name)):
+            if file.endswith(".json"):
+                content = self._store.read_json(f"{paths.snapshots_dir(self._name)}/{file}")
+                if content is not None:
+                    found[float(content["preset"])] = content
+        return found
+
+    def save_snapshot(self, event: Snapshot, teacher_key: str) -> None:
+        """Weights, then the JSON that makes the snapshot exist."""
+        data = dump_weights(event.weights)
+        self._store.write_bytes(paths.snapshot_weights(self._name, event.preset), data)
+        self._store.write_json(
+            paths.snapshot_json(self._name, event.preset),
+            {
+                "preset": event.preset,
+                "step": event.step,
+                "accuracy": event.accuracy,
+                "alpha": event.alpha,
+                "digest": weights_digest(data),
+                "teacher": teacher_key,
+            },
+        )
+
+    def save_result(self, result: dict[str, Any]) -> None:
+        """Last: it makes the run complete."""
+        self._store.write_json(paths.result(self._name), result)
+        self._store.delete(paths.failure(self._name))

@@ -1,0 +1,69 @@
+"""Ray Tune's side of the ledger: hands out units as trials, and passes on what trials say.
+
+Tune asks `suggest` whenever it has room. The answer is a trial configuration, None ("ask again"),
+or FINISHED once nothing is left. The state that matters is in the store, so nothing here is saved:
+Tune's own resume is never used.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ray.tune.search import Searcher
+
+from orchestrator.trial import TrialConfig
+
+__all__ = ["Conducts", "UnitSearcher"]
+
+
+class Conducts(Protocol):
+    """What the searcher drives; `orchestrator.conductor.Conductor` is one."""
+
+    def next_trial(self) -> TrialConfig | None: ...
+    @property
+    def finished(self) -> bool: ...
+    def on_report(self, report: dict[str, Any]) -> None: ...
+    def on_end(self, unit: str, *, lost: bool) -> None: ...
+
+
+class UnitSearcher(Searcher):  # type: ignore[misc]
+    def __init__(self, conductor: Conducts) -> None:
+        super().__init__(metric=None, mode=None)
+        self._conductor = conductor
+        self._units: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> TrialConfig | str | None:
+        if self._conductor.finished:
+            return str(Searcher.FINISHED)
+        config = self._conductor.next_trial()
+        if config is not None:
+            self._units[trial_id] = config["unit"]
+        return config
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if "event" in result:
+            self._conductor.on_report(result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tune repeats a function's last report here, and only here."""
+        if result and "event" in result:
+            self._conductor.on_report(result)
+        self._conductor.on_end(self._units.pop(trial_id), lost=error)
+
+    def set_search_properties(self, *args: Any, **kwargs: Any) -> bool:
+        return True
+
+    # Tune pickles its searcher into files that it would resume from; ours holds locks and threads.
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep is resumed by running it again")
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        pass

@@ -1,0 +1,356 @@
+"""Executes one unit in this process, from what the store says of it, into the store.
+
+The same code runs in a trial's own process and in each worker of a distributed run, where rank 0
+alone writes. It yields small reports for whoever shows progress; nothing depends on their arrival.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from orchestrator import paths
+from orchestrator.errors import StoreError
+from orchestrator.identity import from_canonical, run_key
+from orchestrator.records import Records, read_snapshot, read_snapshot_weights
+from orchestrator.store import Store
+from trainers.control import StopFlag
+from trainers.data import ImageData, load
+from trainers.distributed import World
+from trainers.evaluate import STUDENT_COLUMNS, TEACHER_COLUMNS
+from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Snapshot
+from trainers.models import build_teacher
+from trainers.schedule import evaluation_steps
+from trainers.spec import (
+    Dataset,
+    Request,
+    Runtime,
+    StudentSpec,
+    TargetsSpec,
+    TeacherRef,
+    TeacherSpec,
+)
+from trainers.student import train_student
+from trainers.targets import SoftTargets, TargetsIdentity, compute_targets, write_targets
+from trainers.teacher import in_window, jumped_over, train_teacher
+
+__all__ = ["Report", "execute"]
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One attempt at one unit. keep_checkpoint: `final`, `none` or a number of days."""
+
+    store: Store
+    name: str
+    key: str
+    spec: TeacherSpec | StudentSpec | TargetsSpec
+    request: Request
+    keep_checkpoint: str
+    runtime: Runtime
+    stop: StopFlag | None
+    started: float
+
+
+def execute(store: Store, name: str, runtime: Runtime, stop: StopFlag | None) -> Iterator[Report]:
+    """Runs unit `name` as its run.json and request.json say. The last report is `finished`."""
+    job = _read_job(store, name, runtime, stop)
+    if isinstance(job.spec, TargetsSpec):
+        yield from _make_targets(job, job.spec)
+    elif isinstance(job.spec, TeacherSpec):
+        yield from _run_teacher(job, job.spec)
+    else:
+        yield from _run_student(job, job.spec)
+
+
+def _read_job(store: Store, name: str, runtime: Runtime, stop: StopFlag | None) -> _Job:
+    run, wanted = store.read_json(paths.run_json(name)), store.read_json(paths.request_json(name))
+    if run is None or wanted is None:
+        raise StoreError(f"{name} has no run.json or request.json", "run the sweep again")
+    spec = from_canonical(run["spec"])
+    if run_key(spec) != run["key"]:
+        raise StoreError(
+            f"{paths.run_json(name)} does not describe the run of its key",
+            "it was changed by hand: delete the run's folder and run the sweep again",
+        )
+    request = Request(
+        horizon=wanted["horizon"],
+        evaluate_at=tuple(wanted["evaluate_at"]),
+        presets=tuple(wanted["presets"]),
+        validate_every=wanted["validate_every"],
+        screen=wanted["screen"],
+    )
+    keep = str(wanted.get("keep_checkpoint", "final"))
+    return _Job(store, name, run["key"], spec, request, keep, runtime, stop, time.time())
+
+
+# -- what runs need -----------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def _load_data(folder: Path) -> ImageData:
+    """Verified once per process; trials of one process share it."""
+    return load(folder)
+
+
+def _data(job: _Job, dataset: Dataset) -> ImageData:
+    data = _load_data(job.store.local(paths.dataset_dir(dataset.name)))
+    if data.info.fingerprint != dataset.fingerprint:
+        raise StoreError(
+            f"data set {dataset.name} of this store is not the one this run was planned with "
+            f"({data.info.fingerprint[:16]}, wanted {dataset.fingerprint[:16]})",
+            "plan again; a data set of other content gets other run keys",
+        )
+    return data
+
+
+def _teacher_name(teacher: TeacherRef) -> str:
+    return paths.run_name("teacher", teacher.key)
+
+
+def _load_teacher(job: _Job, ref: TeacherRef, data: ImageData) -> tuple[nn.Module, str]:
+    """The snapshot as a module, on the CPU, and its digest."""
+    name = _teacher_name(ref)
+    run = job.store.read_json(paths.run_json(name))
+    if run is None:
+        raise StoreError(f"{name} has no run.json", "run the sweep again")
+    spec = from_canonical(run["spec"])
+    assert isinstance(spec, TeacherSpec)
+    model = build_teacher(
+        spec.backbone, image_size=data.info.image_size, num_classes=data.info.num_classes,
+        seed=spec.seed,
+    )  # fmt: skip
+    weights, digest = read_snapshot_weights(job.store, name, ref.accuracy)
+    model.load_state_dict(weights)
+    return model, digest
+
+
+def _targets_identity(spec: TargetsSpec, digest: str) -> TargetsIdentity:
+    return TargetsIdentity(
+        teacher_digest=digest,
+        dataset_fingerprint=spec.dataset.fingerprint,
+        split=spec.split,
+        view=spec.view,
+        temperature=spec.temperature,
+        dtype=spec.dtype,
+    )
+
+
+def _targets_path(spec: TargetsSpec, digest: str) -> str:
+    return paths.targets_file(digest, spec.split, spec.view, spec.temperature, spec.dtype)
+
+
+# -- soft targets -------------------------------------------------------------------------------
+
+
+def _make_targets(job: _Job, spec: TargetsSpec) -> Iterator[Report]:
+    data = _data(job, spec.dataset)
+    teacher, digest = _load_teacher(job, spec.teacher, data)
+    rel = _targets_path(spec, digest)
+    device = torch.device(job.runtime.device)
+    if device.type == "cpu":
+        torch.set_num_threads(job.runtime.threads or 1)
+    yield {"event": "started", "first_step": 0}
+    targets_NC = compute_targets(teacher, data, temperature=spec.temperature, device=device)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "targets.arrow"
+        write_targets(made, targets_NC, _targets_identity(spec, digest))
+        job.store.upload(made, rel)
+    Records(job.store, job.name, ()).save_result(
+        _result(job, step=0, extra={"teacher_digest": digest, "file": rel})
+    )
+    yield {"event": "finished", "reason": "done", "step": 0}
+
+
+# -- teachers -----------------------------------------------------------------------------------
+
+
+def _teacher_start(records: Records, missing: set[float]) -> tuple[int, dict[str, Any] | None]:
+    """Where to continue. The trace of validations tells at which step a missing preset was passed;
+    the search goes on from the nearest state before it, or from the last one. Without the trace
+    (a damaged metrics file) nobody knows what was passed: the search starts afresh."""
+    if not records.rows:
+        return 0, None
+    trace = sorted((step, float(row["top1"])) for step, row in records.rows.items())
+    hits = [
+        step
+        for (_, before), (step, after) in zip([(0, float("nan")), *trace], trace, strict=False)
+        for preset in missing
+        if in_window(after, preset) or jumped_over(before, after, preset)
+    ]
+    return records.load_state(before=min(hits, default=None))
+
+
+def _run_teacher(job: _Job, spec: TeacherSpec) -> Iterator[Report]:
+    data, world = _data(job, spec.dataset), World.current()
+    records = Records(job.store, job.name, TEACHER_COLUMNS)
+    harvested = frozenset(records.snapshots())
+    start, state = _teacher_start(records, set(job.request.presets) - harvested)
+    yield {"event": "started", "first_step": start + 1, "warnings": records.warnings}
+    searched = max(records.rows, default=0)
+    events = train_teacher(
+        spec, data, job.request, job.runtime, harvested=harvested, state=state, stop=job.stop
+    )
+    for event in events:
+        if isinstance(event, Snapshot) and world.rank == 0:
+            records.save_rows()
+            records.save_snapshot(event, job.key)
+        if isinstance(event, Finished) and event.reason != "stopped" and world.rank == 0:
+            _finish_teacher(job, records, event, start)
+        yield from _record(job, records, event, world, replayed_until=searched)
+
+
+def _finish_teacher(job: _Job, records: Records, event: Finished, start: int) -> None:
+    presets = {
+        paths.preset_name(preset): {
+            field: found[field] for field in ("step", "accuracy", "alpha", "digest")
+        }
+        for preset, found in records.snapshots().items()
+    }
+    searched = max(records.rows, default=event.step)
+    extra = {
+        "presets": presets,
+        "searched_to": searched,
+        "missing": list(event.missing),
+        "first_step": start + 1,
+    }
+    records.save_result(_result(job, step=searched, extra=extra))
+    _keep(job, records)
+
+
+# -- students -----------------------------------------------------------------------------------
+
+
+def _run_student(job: _Job, spec: StudentSpec) -> Iterator[Report]:
+    data, world = _data(job, spec.dataset), World.current()
+    records = Records(job.store, job.name, STUDENT_COLUMNS)
+    teacher, targets, digest = _mapping_of(job, spec, data)
+    needed = _steps_to_evaluate(job.request, spec, data) - records.rows.keys()
+    reached = max(records.rows, default=0)
+    start, state = records.load_state(before=min(needed, default=job.request.horizon + 1))
+    yield {"event": "started", "first_step": start + 1, "warnings": records.warnings}
+    horizon = max(needed, default=max(job.request.horizon, start))
+    events = train_student(
+        spec, data, Request(horizon=horizon, evaluate_at=tuple(sorted(needed))), job.runtime,
+        teacher=teacher, targets=targets, state=state, stop=job.stop,
+    )  # fmt: skip
+    for event in events:
+        if isinstance(event, Finished) and event.reason == "done" and world.rank == 0:
+            extra = {
+                "teacher_digest": digest,
+                "horizon": max(job.request.horizon, *records.rows),
+                "first_step": start + 1,
+                "replayed": any(bool(row["replayed"]) for row in records.rows.values()),
+            }
+            records.save_result(_result(job, step=max(records.rows), extra=extra))
+            _keep(job, records)
+        yield from _record(job, records, event, world, replayed_until=reached)
+
+
+def _steps_to_evaluate(request: Request, spec: StudentSpec, data: ImageData) -> set[int]:
+    epoch_steps = max(1, data.info.num_train // spec.batch_size)
+    return set(evaluation_steps(request.horizon, epoch_steps, request.evaluate_at))
+
+
+def _mapping_of(
+    job: _Job, spec: StudentSpec, data: ImageData
+) -> tuple[nn.Module | None, SoftTargets | None, str | None]:
+    """Strategy B's teacher or strategy C's targets, and the digest of the snapshot behind them."""
+    if spec.teacher is None:
+        return None, None, None
+    if spec.strategy == "B":
+        teacher, digest = _load_teacher(job, spec.teacher, data)
+        return teacher, None, digest
+    assert spec.temperature is not None
+    digest = read_snapshot(job.store, _teacher_name(spec.teacher), spec.teacher.accuracy)["digest"]
+    wanted = targets_of(spec, data.info.num_classes)
+    path = job.store.local(_targets_path(wanted, digest))
+    return None, SoftTargets(path, _targets_identity(wanted, digest)), digest
+
+
+def targets_of(spec: StudentSpec, num_classes: int) -> TargetsSpec:
+    """The soft targets a strategy C student reads: of the full training set, whatever its IPC."""
+    assert spec.teacher is not None
+    assert spec.temperature is not None
+    return TargetsSpec(
+        dataset=Dataset(name=spec.dataset.name, fingerprint=spec.dataset.fingerprint),
+        teacher=spec.teacher,
+        temperature=spec.temperature,
+        view=spec.target_view,
+        dtype="float32" if num_classes <= 200 else "float16",
+    )
+
+
+# -- what both kinds share ----------------------------------------------------------------------
+
+
+def _record(
+    job: _Job, records: Records, event: Event, world: World, *, replayed_until: int
+) -> Iterator[Report]:
+    """Stores an event (rank 0) and reports it. Rows at steps the run had already passed, once
+    before, are marked as replayed."""
+    if isinstance(event, Evaluation):
+        step = int(event.row["step"])
+        records.add(event.row, replayed=step <= replayed_until)
+        top1 = event.row.get("top1_h", event.row.get("top1"))
+        yield {"event": "evaluation", "step": step, "top1": top1,
+               "images_per_s": event.row["images_per_s"]}  # fmt: skip
+    elif isinstance(event, Progress):
+        yield {"event": "progress", "step": event.step, "top1": event.top1}
+    elif isinstance(event, Snapshot):
+        yield {"event": "snapshot", "preset": event.preset, "step": event.step,
+               "accuracy": event.accuracy}  # fmt: skip
+    elif isinstance(event, Checkpoint):
+        if world.rank == 0:
+            records.save_checkpoint(event)
+        yield {"event": "checkpoint", "step": event.step}
+    elif isinstance(event, Finished):
+        yield {"event": "finished", "reason": event.reason, "step": event.step,
+               "missing": list(event.missing)}  # fmt: skip
+
+
+def _keep(job: _Job, records: Records) -> None:
+    if job.keep_checkpoint == "none":
+        records.drop_checkpoints()
+
+
+def _result(job: _Job, *, step: int, extra: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "key": job.key,
+        "kind": job.name.split("-", 1)[0],
+        "status": "complete",
+        "horizon": job.request.horizon,
+        "step": step,
+        "teacher_digest": None,
+        "environment": _environment(job),
+        "wall_time_s": round(time.time() - job.started, 3),
+    }
+    return result | extra
+
+
+def _environment(job: _Job) -> dict[str, Any]:
+    device = torch.device(job.runtime.device)
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": job.runtime.device,
+        "hardware": hardware,
+        "cpus": os.cpu_count(),
+        "hostname": socket.gethostname(),
+        "workers": World.current().size,
+        "precision": getattr(job.spec, "precision", "fp32"),
+    }
