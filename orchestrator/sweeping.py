@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,8 @@ def run_sweeps(
         plan = store_plan(sweeps, infos, store)
         prune_checkpoints(store, plan)
         for sweep in sweeps:
-            store.write_json(paths.plan_json(sweep.name), plan_document(sweep, plan))
+            document = json.dumps(plan_document(sweep, plan), indent=1)  # in the file's order
+            store.write_bytes(paths.plan_json(sweep.name), document.encode())
         outcome = _drive(plan, store, options, console, tracking_uri) if plan.left else None
         _publish_all(sweeps, store, console, tracking_uri)
     _conclude(plan, outcome, asked, store)

@@ -1,0 +1,53 @@
+# One front door, for people and CI alike. `make demo` and `make test` set up everything they need.
+PYTHON ?= python3
+VENV   ?= .venv
+STORE  ?= store
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: setup demo test test-slow test-gpu lint format bench schema ui clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: $(PYTHON) is older than Python 3.11: give PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/targetsweep run sweeps/demo.yaml --store $(STORE)
+
+# Ray takes every core for itself, so its tests run after the others, one at a time.
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not ray"
+	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/plan_scale.py
+	$(BIN)/python benchmarks/report_scale.py
+
+schema: $(READY)
+	$(BIN)/targetsweep schema > sweeps/schema.json
+
+ui: $(READY)
+	$(BIN)/targetsweep ui --store $(STORE)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,231 @@
+"""What a store holds: complete, cut off, damaged, and read fast enough."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator import paths
+from orchestrator.inventory import read_inventory
+from orchestrator.plan import make_plan
+from orchestrator.store import Store
+from orchestrator.units import Held
+from tests.sweep_files import sweep_of
+from trainers.data.catalogue import OFFICIAL
+
+GRID = "grids: [{axes: {strategy: [A, B, C], teacher.accuracy: [30, 60]}}]\n"
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return make_plan([sweep_of(tmp_path, GRID)], OFFICIAL)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+class CountingStore:
+    """A store that counts what is asked of it."""
+
+    def __init__(self, store):
+        self.store = store
+        self.reads = []
+
+    def __getattr__(self, name):
+        def ask(rel):
+            self.reads.append((name, rel))
+            return getattr(self.store, name)(rel)
+
+        return ask
+
+
+def finish_student(store, unit, steps=(100, 400), **facts):
+    result = {
+        "key": unit.key,
+        "kind": "student",
+        "status": "complete",
+        "horizon": steps[-1],
+        "step": steps[-1],
+        "teacher_digest": "d" * 64,
+    }
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"step": list(steps), "top1_h": [1.0] * len(steps)}), buffer)
+    store.write_bytes(paths.metrics(unit.name), buffer.getvalue())
+    store.write_json(paths.result(unit.name), result | facts)
+
+
+def add_snapshot(store, unit, preset, step, digest="d" * 64, **facts):
+    record = {
+        "preset": preset,
+        "step": step,
+        "accuracy": preset + 0.5,
+        "alpha": 1.0,
+        "digest": digest,
+        "teacher": unit.key,
+    }
+    store.write_json(paths.snapshot_json(unit.name, preset), record | facts)
+
+
+def students(plan):
+    return plan.of_kind("student")
+
+
+def test_an_empty_store_holds_nothing(plan, store):
+    assert read_inventory(store, plan.units) == {}
+
+
+def test_a_complete_student(plan, store):
+    unit = students(plan)[0]
+    finish_student(store, unit)
+    store.write_bytes(paths.checkpoint(unit.name, "step-00000400"), b"")
+    held = read_inventory(store, plan.units)
+    assert held == {
+        unit.name: Held(
+            complete=True,
+            horizon=400,
+            evaluated=frozenset({100, 400}),
+            checkpoints=(400,),
+            teacher_digest="d" * 64,
+        )
+    }
+    assert plan.subtract(held).work[unit.name].action == "done"
+
+
+def test_a_cut_off_student_keeps_its_checkpoints(plan, store):
+    unit = students(plan)[0]
+    store.write_bytes(paths.checkpoint(unit.name, "step-00000120"), b"")
+    store.write_bytes(paths.checkpoint_dir(unit.name) + "/notes.txt", b"")
+    store.write_json(paths.failure(unit.name), {"cause": "bug"})
+    held = read_inventory(store, plan.units)[unit.name]
+    assert held == Held(checkpoints=(120,), failure={"cause": "bug"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"[]", b'{"status": "complete"}', b"\xff\xfe"],
+    ids=["empty", "cut off", "a list", "without a key", "binary"],
+)
+def test_a_damaged_result_is_no_result(plan, store, damage):
+    unit = students(plan)[0]
+    finish_student(store, unit)
+    store.write_bytes(paths.result(unit.name), damage)
+    held = read_inventory(store, plan.units)
+    assert not held[unit.name].complete
+    assert plan.subtract(held).work[unit.name].action == "new"
+
+
+@pytest.mark.parametrize("facts", [{"key": "0" * 64}, {"status": "failed"}, {"horizon": "many"}])
+def test_a_result_of_something_else_is_no_result(plan, store, facts):
+    unit = students(plan)[0]
+    finish_student(store, unit, **facts)
+    assert not read_inventory(store, plan.units)[unit.name].complete
+
+
+def test_damaged_metrics_are_replayed(plan, store):
+    unit = students(plan)[0]
+    finish_student(store, unit)
+    store.write_bytes(paths.metrics(unit.name), b"PAR1 no more")
+    work = plan.subtract(read_inventory(store, plan.units)).work[unit.name]
+    assert (work.action, work.missing_steps) == ("replay", (400,))
+
+
+def test_a_teachers_snapshots_and_kept_checkpoints(plan, store):
+    (teacher,) = plan.of_kind("teacher")
+    add_snapshot(store, teacher, 30.0, 70)
+    add_snapshot(store, teacher, 60.0, 200, teacher="0" * 64)  # another teacher's
+    store.write_json(paths.snapshot_json(teacher.name, 12.5), {"preset": 12.5})  # damaged
+    store.write_bytes(paths.snapshot_weights(teacher.name, 90.0), b"")  # weights without their json
+    store.write_bytes(paths.checkpoint(teacher.name, "acc-30"), b"")
+    store.write_bytes(paths.checkpoint(teacher.name, "step-00000250"), b"")
+    held = read_inventory(store, plan.units)[teacher.name]
+    assert not held.complete
+    assert held.presets.keys() == {30.0}
+    assert held.checkpoints == (70, 250)
+    work = plan.subtract({teacher.name: held}).work[teacher.name]
+    assert (work.action, work.from_step, work.missing_presets) == ("resume", 250, (60.0,))
+
+
+def test_an_exhausted_teacher(plan, store):
+    (teacher,) = plan.of_kind("teacher")
+    add_snapshot(store, teacher, 30.0, 70)
+    result = {
+        "key": teacher.key,
+        "status": "complete",
+        "horizon": 100_000,
+        "searched_to": 100_000,
+        "missing": [60],
+    }
+    store.write_json(paths.result(teacher.name), result)
+    left = plan.subtract(read_inventory(store, plan.units))
+    assert left.work[teacher.name].action == "exhausted"
+    assert left.work[teacher.name].unreachable == (60.0,)
+
+
+def test_the_rule_of_held_snapshots_comes_from_the_last_request(plan, store):
+    (teacher,) = plan.of_kind("teacher")
+    add_snapshot(store, teacher, 30.0, 70)
+    store.write_json(paths.request_json(teacher.name), {"validate_every": 10, "screen": 500})
+    held = read_inventory(store, plan.units)[teacher.name]
+    assert (held.validate_every, held.screen) == (10, 500)
+
+
+def test_targets_are_found_by_the_snapshots_digest(plan, store):
+    (teacher,) = plan.of_kind("teacher")
+    add_snapshot(store, teacher, 30.0, 70, digest="3" * 64)
+    add_snapshot(store, teacher, 60.0, 200, digest="6" * 64)
+    store.write_bytes(paths.targets_file("6" * 64, "train", "plain", 2.0, "float32"), b"")
+    held = read_inventory(store, plan.units)
+    (made,) = [unit for unit in plan.of_kind("targets") if unit.name in held]
+    assert made.spec.teacher.accuracy == 60.0
+    assert plan.subtract(held).held_tokens == {
+        f"{teacher.name}/acc-30",
+        f"{teacher.name}/acc-60",
+        made.name,
+    }
+
+
+def test_targets_of_a_vanished_teacher_are_not_trusted(plan, store):
+    store.write_bytes(paths.targets_file("6" * 64, "train", "plain", 2.0, "float32"), b"")
+    assert read_inventory(store, plan.units) == {}
+
+
+def test_a_finished_sweep_has_nothing_left(plan, store):
+    (teacher,) = plan.of_kind("teacher")
+    for preset, step in ((30.0, 70), (60.0, 200)):
+        add_snapshot(store, teacher, preset, step, digest=f"{preset:g}".ljust(64, "0"))
+        digest = f"{preset:g}".ljust(64, "0")
+        store.write_bytes(paths.targets_file(digest, "train", "plain", 2.0, "float32"), b"")
+    for unit in students(plan):
+        finish_student(store, unit)
+    left = plan.subtract(read_inventory(store, plan.units))
+    assert left.left == []
+    assert {work.action for work in left.work.values()} == {"done"}
+
+
+def test_a_complete_run_costs_three_requests_and_an_absent_one_none(plan, store):
+    unit = students(plan)[0]
+    finish_student(store, unit)
+    counting = CountingStore(store)
+    read_inventory(counting, plan.units)
+    assert sorted(counting.reads) == sorted(
+        [
+            ("list", "runs"),
+            ("list", "targets"),
+            ("read_json", paths.result(unit.name)),
+            ("list", paths.checkpoint_dir(unit.name)),
+            ("read_bytes", paths.metrics(unit.name)),
+        ]
+    )
+
+
+def test_units_of_one_plan_only(plan, store):
+    unit = students(plan)[0]
+    stranger = dataclasses.replace(unit, key="f" * 64)
+    finish_student(store, stranger)
+    assert read_inventory(store, plan.units) == {}
