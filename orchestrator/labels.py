@@ -24,14 +24,14 @@ def student_label(spec: StudentSpec) -> str:
 
 
 def teacher_label(spec: TeacherSpec) -> str:
-    """`digits resnet18-w8 std seed0`."""
+    """`teacher digits resnet18-w8 std seed0`."""
     parts = (spec.dataset.name, backbone_name(spec.backbone), augmentation_name(spec.augmentation))
-    return f"{' '.join(parts)} seed{spec.seed}"
+    return f"teacher {' '.join(parts)} seed{spec.seed}"
 
 
 def targets_label(ref: TeacherRef, temperature: float) -> str:
-    """`t60 T2`."""
-    return f"t{ref.accuracy:g} T{temperature:g}"
+    """`targets t60 T2`."""
+    return f"targets t{ref.accuracy:g} T{temperature:g}"
 
 
 def backbone_name(backbone: Backbone) -> str:

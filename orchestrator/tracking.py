@@ -241,6 +241,7 @@ class Tracker:
         self, experiment: Experiment, sweep: str, wanted: Mapping[str, Aggregate]
     ) -> None:
         parent = self._parent(experiment, sweep)
+        fields = groups.varying(wanted.values())
         for identity in [identity for identity in experiment.runs if identity[0] == "aggregate"]:
             if identity[1] not in wanted:
                 experiment.discard(identity)
@@ -252,7 +253,7 @@ class Tracker:
             if known is not None:
                 experiment.discard(("aggregate", cell))
             tags = {KIND: "aggregate", CELL: cell, PARENT: parent.run_id}
-            known = experiment.create(tags, name=groups.name(group))
+            known = experiment.create(tags, name=groups.name(group, fields))
             experiment.log_points(known, groups.rows(group, int(time.time() * 1000)))
             # The content tag comes last: a half-written aggregate is replaced next time.
             facts = {_CONTENT: content}

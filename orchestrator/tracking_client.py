@@ -22,6 +22,9 @@ __all__ = ["Experiment", "Known", "connect", "explained", "open_experiment", "re
 KIND = "targetsweep.kind"
 REPLACED = "targetsweep.replaced"
 CELL = "targetsweep.cell"
+_KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets the UI open on training runs; it takes an experiment of no kind for one of GenAI."""
+
 PARENT = "mlflow.parentRunId"
 
 _ENVIRONMENT = {
@@ -194,7 +197,7 @@ def open_experiment(client: Any, name: str, *, artifacts: str | None, own: bool)
         client.delete_experiment(found.experiment_id)
         found = None
     if found is None:
-        experiment_id = client.create_experiment(name, artifact_location=artifacts)
+        experiment_id = client.create_experiment(name, artifact_location=artifacts, tags=_KIND_TAG)
         return Experiment(client=client, id=experiment_id)
     repaired = []
     if found.lifecycle_stage == "deleted":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ __all__ = [
     "params",
     "rows",
     "tree_digest",
+    "varying",
 ]
 
 _STATISTICS = ("mean", "std", "n", "ci_low", "ci_high")
@@ -43,16 +44,28 @@ def content_digest(group: Aggregate) -> str:
     return digest([group.settings, series])
 
 
-def name(group: Aggregate) -> str:
-    """`mean of strategy=B accuracy=60 ipc=full`: the settings that apply, by last name."""
-    parts = [
-        f"{key.rpartition('.')[2]}={value:g}"
-        if isinstance(value, float)
-        else f"{key.rpartition('.')[2]}={value}"
-        for key, value in group.settings.items()
-        if value is not None
-    ]
-    return " ".join(["mean of", *parts])
+def varying(found: Iterable[Aggregate]) -> tuple[str, ...]:
+    """Fields in which the groups differ, in their order: what a name must say."""
+    values: dict[str, set[str]] = {}
+    for group in found:
+        for key, value in group.settings.items():
+            values.setdefault(key, set()).add(str(value))
+    return tuple(key for key, seen in values.items() if len(seen) > 1)
+
+
+def name(group: Aggregate, fields: Iterable[str]) -> str:
+    """`mean B t60 ipc10 std`: the group's values of `fields`, where they apply."""
+    values = ((key, group.settings.get(key)) for key in fields)
+    parts = [_part(key, value) for key, value in values if value is not None]
+    return " ".join(["mean", *parts])
+
+
+def _part(key: str, value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if key in ("strategy", "augmentation") or text == "full":
+        return text
+    prefix = {"teacher.accuracy": "t", "ipc": "ipc"}.get(key, f"{key.rpartition('.')[2]}=")
+    return f"{prefix}{text}"
 
 
 def params(group: Aggregate) -> dict[str, str]:

@@ -181,7 +181,7 @@ class TestAggregates:
         assert first["C"] != second["C"]
         client = Seen(tracker.uri).client
         run = client.get_run(second["C"])
-        assert run.info.run_name == "mean of strategy=C accuracy=60 ipc=full"
+        assert run.info.run_name == "mean C"
         assert run.info.status == "FINISHED"
         means = client.get_metric_history(second["C"], "top1_h.mean")
         assert [(point.step, point.value) for point in means] == [(50, 42.0), (100, 42.0)]
