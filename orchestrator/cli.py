@@ -64,12 +64,12 @@ def plan(
     calibrate: Annotated[bool, typer.Option(help="measure steps/s here for the estimate")] = False,
 ) -> None:
     """What a run would do: cells, unique runs, what sharing saves, what is left, how long."""
-    from orchestrator.sweeping import Asked, read_asked, store_plan
+    from orchestrator.sweeping import Asked, limited, read_asked, store_plan
 
     asked = Asked(files=files, limits=limit or (), overrides=set_ or (), data=data or ())
     place = Store(store)
     sweeps, infos, _ = read_asked(asked, place)
-    made = store_plan(sweeps, infos, place)
+    made = store_plan(limited(sweeps, asked), infos, place)
     if as_json:
         print(json.dumps(made.to_json(), indent=2))
         return
@@ -103,7 +103,7 @@ def run(
         int | None, typer.Option(min=1, help="workers of every run; default: scaling.workers")
     ] = None,
     gpus_per_run: Annotated[
-        float, typer.Option(min=0.01, help="GPUs of one worker; 0.5 lets two runs share one")
+        float, typer.Option(min=0.01, help="0.5: two runs share a GPU; 4: four workers a run")
     ] = 1.0,
     ray_address: Annotated[
         str | None,
@@ -121,13 +121,13 @@ def run(
 ) -> None:
     """Runs what is left of the sweeps. Run it again to resume: nothing finished is done twice."""
     from orchestrator.driver import DriveOptions
-    from orchestrator.sweeping import Asked, read_asked, run_sweeps, store_plan
+    from orchestrator.sweeping import Asked, limited, read_asked, run_sweeps, store_plan
 
     asked = Asked(files=files, limits=limit or (), overrides=set_ or (), data=data or ())
     place = Store(store)
     if dry_run:
         sweeps, infos, _ = read_asked(asked, place)
-        _show(store_plan(sweeps, infos, place), place)
+        _show(store_plan(limited(sweeps, asked), infos, place), place)
         return
     options = DriveOptions(
         concurrency=concurrency,

@@ -53,12 +53,11 @@ class Live:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSettings:
-    """What all trials share. devices_per_worker: GPUs (or CPU slots) of one worker."""
+    """What all trials share."""
 
     store_uri: str
     scratch: str
     use_gpu: bool
-    devices_per_worker: float
     runtime: Runtime
 
 
@@ -90,9 +89,10 @@ class Conductor:
                 return None
             entry = self.ledger.entries[task.name]
             unit = _unit(entry)
-            self._write_orders(unit)
+            config = self._config(entry, unit)
+            self._write_orders(unit, config["attempt"])
             self.live[unit.name] = Live(unit)
-            return self._config(entry, unit)
+            return config
 
     def on_report(self, report: dict[str, Any]) -> None:
         with self.lock:
@@ -133,8 +133,9 @@ class Conductor:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _write_orders(self, unit: Unit) -> None:
-        """run.json once; request.json before every attempt."""
+    def _write_orders(self, unit: Unit, attempt: str) -> None:
+        """run.json once; request.json before every attempt, which takes the run away from a worker
+        of an earlier one that should be dead and is not (its driver or its network died)."""
         if self._store.read_json(paths.run_json(unit.name)) is None:
             self._store.write_json(
                 paths.run_json(unit.name),
@@ -149,6 +150,7 @@ class Conductor:
         request = asdict(unit.request) | {
             "keep_checkpoint": unit.keep_checkpoint,
             "workers": unit.workers,
+            "attempt": attempt,
         }
         self._store.write_json(paths.request_json(unit.name), request)
 
@@ -159,7 +161,7 @@ class Conductor:
             "unit": unit.name,
             "attempt": f"{len(entry.attempts.failures)}-{time.time_ns()}",
             "workers": entry.shape.workers,
-            "devices_per_worker": settings.devices_per_worker,
+            "devices_per_worker": entry.shape.devices_per_worker,
             "use_gpu": settings.use_gpu,
             "runtime": asdict(settings.runtime),
             "scratch": settings.scratch,
@@ -171,8 +173,9 @@ class Conductor:
             live.first_step = int(report["first_step"])
             live.step = max(0, live.first_step - 1)
             self._tell(lambda one: one.started(live.unit, live.first_step))
-            for warning in report.get("warnings") or []:
-                self._tell(lambda one, text=warning: one.warned(text))
+            for listener in self._listeners:
+                for warning in report.get("warnings") or []:
+                    listener.warned(warning)
         elif event == "snapshot":
             preset = float(report["preset"])
             self.ledger.provide(live.unit.snapshot_token(preset))
@@ -240,8 +243,8 @@ class Conductor:
         for entry in self.ledger.in_state(State.BLOCKED):
             if entry.task.name not in self._blocked:
                 self._blocked.add(entry.task.name)
-                token = entry.blocked_by or ""
-                self._tell(lambda one, e=entry, t=token: one.blocked(_unit(e), t))
+                for listener in self._listeners:
+                    listener.blocked(_unit(entry), entry.blocked_by or "")
 
     def _tell(self, message: Callable[[Listener], None]) -> None:
         for listener in self._listeners:

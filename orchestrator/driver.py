@@ -30,9 +30,9 @@ __all__ = ["DriveOptions", "Outcome", "drive"]
 class DriveOptions:
     """How to use the machine; nothing here changes a number.
 
-    concurrency: one-worker runs at once; None is as many as there are GPUs (or CPU cores) for.
-    workers_per_run: overrides every run's `scaling.workers`. gpus_per_run: GPUs of a one-worker
-    run, a fraction to share one. ray_address: an existing cluster; None starts Ray here.
+    concurrency: runs at once; None is as many as there are GPUs (or CPU cores) for.
+    workers_per_run: overrides every run's `scaling.workers`. gpus_per_run: a fraction lets runs
+    share a GPU, a whole number makes each run that many workers. ray_address: an existing cluster; None starts Ray here.
     """
 
     concurrency: int | None = None
@@ -66,20 +66,18 @@ def drive(
     store.delete(paths.stop_flag())
     with _ray(options), _scratch(store) as (local, shared):
         use_gpu, capacity = _capacity(options)
-        per_worker = options.gpus_per_run if use_gpu else 1.0
         ledger = Ledger(
             plan.left,
             capacity,
             held=plan.held_tokens,
             costs={unit.name: _cost(unit, plan) for unit in plan.left},
-            shape_of=lambda task: _shape(task, options, per_worker),
+            shape_of=lambda task: _shape(task, options, use_gpu),
         )
-        _refuse_too_wide(ledger)
+        _refuse_unfit(ledger)
         settings = TrialSettings(
             store_uri=store.uri,
             scratch=shared,
             use_gpu=use_gpu,
-            devices_per_worker=per_worker,
             runtime=Runtime(
                 device="cuda" if use_gpu else "cpu",
                 threads=options.threads,
@@ -90,7 +88,7 @@ def drive(
         conductor = Conductor(ledger, store, settings, [progress, *listeners])
         progress.watch(conductor)
         with progress, _signals(conductor, progress) as interrupted:
-            _tune(conductor, capacity, per_worker, local)
+            _tune(conductor, _slots(capacity, ledger), local)
     store.delete(paths.stop_flag())
     return _outcome(ledger, bool(interrupted))
 
@@ -106,18 +104,36 @@ def _outcome(ledger: Ledger, interrupted: bool) -> Outcome:
     )
 
 
+def _unit_of(entry: Entry) -> Unit:
+    assert isinstance(entry.task, Unit)
+    return entry.task
+
+
 def _cost(unit: Unit, plan: Plan) -> float:
     return min(unit.cost, float(plan.work[unit.name].steps))
 
 
-def _shape(task: Task, options: DriveOptions, per_worker: float) -> Shape:
+def _shape(task: Task, options: DriveOptions, use_gpu: bool) -> Shape:
+    """--gpus-per-run 0.5 shares a GPU between two one-worker runs; 4 makes every run four workers
+    of one GPU each. Without GPUs a worker takes a CPU slot."""
     assert isinstance(task, Unit)
-    workers = 1 if task.kind == "targets" else options.workers_per_run or task.workers
-    return Shape(workers=workers, devices_per_worker=per_worker)
+    wide = int(options.gpus_per_run) if use_gpu and options.gpus_per_run > 1 else None
+    workers = options.workers_per_run or wide or task.workers
+    if task.kind == "targets":
+        workers = 1
+    share = min(options.gpus_per_run, 1.0) if use_gpu and workers == 1 else 1.0
+    return Shape(workers=workers, devices_per_worker=share)
 
 
-def _refuse_too_wide(ledger: Ledger) -> None:
+def _refuse_unfit(ledger: Ledger) -> None:
+    """Before any trial starts: runs that no device could take, or whose batch cannot be split."""
     for entry in ledger.entries.values():
+        batch, workers = getattr(_unit_of(entry).spec, "batch_size", 0), entry.shape.workers
+        if batch % workers:
+            raise MachineError(
+                f"{entry.task.name} has batches of {batch}, which {workers} workers cannot share",
+                "choose a number of workers that divides training.batch_size",
+            )
         if not ledger.capacity.can_ever_fit(entry.shape):
             raise MachineError(
                 f"{entry.task.name} wants {entry.shape.devices:g} devices "
@@ -187,16 +203,27 @@ def _capacity(options: DriveOptions) -> tuple[bool, Capacity]:
     """(whether trials train on GPUs, devices): the cluster's, within --concurrency."""
     import ray
 
-    resources = ray.cluster_resources()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus = float(resources.get("GPU", 0.0))
     if gpus:
+        if options.gpus_per_run > 1 and options.gpus_per_run % 1:
+            raise MachineError(
+                f"--gpus-per-run {options.gpus_per_run:g} is neither a fraction nor a whole number",
+                "give 0.5 to share a GPU, or 4 for four workers of one GPU each",
+            )
         limit = (options.concurrency or float("inf")) * options.gpus_per_run
         return True, Capacity(min(gpus, limit))
     cpus = float(resources.get("CPU", 1.0))
     return False, Capacity(float(options.concurrency or cpus))
 
 
-def _tune(conductor: Conductor, capacity: Capacity, per_worker: float, folder: str) -> None:
+def _slots(capacity: Capacity, ledger: Ledger) -> int:
+    """Trials that may run at once."""
+    narrowest = min((entry.shape.devices for entry in ledger.entries.values()), default=1.0)
+    return max(1, int(capacity.total / narrowest + 1e-6))
+
+
+def _tune(conductor: Conductor, slots: int, folder: str) -> None:
     """Tune's loop, in this thread, until the searcher says that nothing is left."""
     from ray import tune
 
@@ -211,7 +238,7 @@ def _tune(conductor: Conductor, capacity: Capacity, per_worker: float, folder: s
         tune_config=tune.TuneConfig(
             search_alg=UnitSearcher(conductor),
             # Without this Tune keeps one pending trial, and a wide cluster idles.
-            max_concurrent_trials=max(1, int(capacity.total / min(per_worker, 1.0) + 1e-6)),
+            max_concurrent_trials=slots,
             num_samples=-1,
             reuse_actors=True,
         ),

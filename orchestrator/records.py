@@ -53,13 +53,17 @@ def read_snapshot_weights(store: Store, teacher: str, preset: float) -> tuple[di
 class Records:
     """The files of one run, for the one process that writes them.
 
-    held: rows by step that the store already has; a damaged metrics file counts as none.
+    rows: by step, with what the store already has; a damaged metrics file counts as none. attempt:
+    the driver's name for this attempt; once request.json names another, every write is refused.
     """
 
-    def __init__(self, store: Store, name: str, columns: tuple[str, ...]) -> None:
+    def __init__(
+        self, store: Store, name: str, columns: tuple[str, ...], *, attempt: str | None = None
+    ) -> None:
         self._store = store
         self._name = name
         self._columns = columns
+        self._attempt = attempt
         self.rows: dict[int, Row] = {int(row["step"]): row for row in self._read_rows()}
         self.warnings: list[str] = []
 
@@ -70,6 +74,14 @@ class Records:
         except (StoreError, pa.ArrowInvalid, OSError):
             return []
         return rows
+
+    def _refuse_if_superseded(self) -> None:
+        """A worker whose driver or network died may live on for a while beside its successor."""
+        if self._attempt is None:
+            return
+        request = self._store.read_json(paths.request_json(self._name)) or {}
+        if request.get("attempt") != self._attempt:
+            raise StoreError(f"{self._name} was given to another worker; this one writes no more")
 
     # -- checkpoints -------------------------------------------------------------------------
 
@@ -128,6 +140,7 @@ class Records:
         return True
 
     def save_rows(self) -> None:
+        self._refuse_if_superseded()
         rows = [self.rows[step] for step in sorted(self.rows)]
         table = pa.table({name: [row.get(name) for row in rows] for name in self._columns})
         buffer = io.BytesIO()
@@ -164,5 +177,6 @@ class Records:
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Last: it makes the run complete."""
+        self._refuse_if_superseded()
         self._store.write_json(paths.result(self._name), result)
         self._store.delete(paths.failure(self._name))

@@ -26,15 +26,16 @@ class Conducts(Protocol):
     def on_end(self, unit: str, *, lost: bool) -> None: ...
 
 
-class UnitSearcher(Searcher):  # type: ignore[misc]
+class UnitSearcher(Searcher):
     def __init__(self, conductor: Conducts) -> None:
         super().__init__(metric=None, mode=None)
         self._conductor = conductor
         self._units: dict[str, str] = {}
 
-    def suggest(self, trial_id: str) -> TrialConfig | str | None:
+    def suggest(self, trial_id: str) -> Any:
+        """A TrialConfig, None or Searcher.FINISHED (a string, which Tune's own type forgets)."""
         if self._conductor.finished:
-            return str(Searcher.FINISHED)
+            return Searcher.FINISHED
         config = self._conductor.next_trial()
         if config is not None:
             self._units[trial_id] = config["unit"]

@@ -41,7 +41,7 @@ from orchestrator.tracking_writer import TrackingWriter
 from orchestrator.units import Unit
 from trainers.data.info import DatasetInfo
 
-__all__ = ["Asked", "publish", "read_asked", "run_sweeps", "store_plan"]
+__all__ = ["Asked", "limited", "publish", "read_asked", "run_sweeps", "store_plan"]
 
 _CLOSE_S = 60.0
 """How long the end of a sweep waits for MLflow before it leaves the rest to `sync`."""
@@ -70,9 +70,12 @@ def read_asked(
     infos = known_infos(store, locations)
     sweeps = load_sweeps(asked.files, infos, located)
     sweeps = [apply_overrides(sweep, list(asked.overrides), infos) for sweep in sweeps]
-    if asked.limits:
-        sweeps = limit_sweeps(sweeps, parse_limit(asked.limits))
     return sweeps, infos, locations
+
+
+def limited(sweeps: Sequence[Sweep], asked: Asked) -> list[Sweep]:
+    """The sweeps within `--limit`. Raises SpecError when nothing is left of them."""
+    return limit_sweeps(sweeps, parse_limit(asked.limits)) if asked.limits else list(sweeps)
 
 
 def store_plan(sweeps: Sequence[Sweep], infos: Mapping[str, DatasetInfo], store: Store) -> Plan:
@@ -90,18 +93,24 @@ def run_sweeps(
     KeyboardInterrupt when it was asked to stop.
     """
     sweeps, infos, locations = read_asked(asked, store)
+    limited(sweeps, asked)
     with Lease(store, " ".join(["targetsweep", *sys.argv[1:]])):
         store.sweep_temporaries()
         if _prepare(sweeps, infos, locations, store, console):
             sweeps, infos, locations = read_asked(asked, store)
-        plan = store_plan(sweeps, infos, store)
+        plan = store_plan(limited(sweeps, asked), infos, store)
         prune_checkpoints(store, plan)
-        for sweep in sweeps:
-            document = json.dumps(plan_document(sweep, plan), indent=1)  # in the file's order
-            store.write_bytes(paths.plan_json(sweep.name), document.encode())
+        _write_plans(sweeps, make_plan(sweeps, infos) if asked.limits else plan, store)
         outcome = _drive(plan, store, options, console, tracking_uri) if plan.left else None
         _publish_all(sweeps, store, console, tracking_uri)
     _conclude(plan, outcome, asked, store)
+
+
+def _write_plans(sweeps: Sequence[Sweep], whole: Plan, store: Store) -> None:
+    """What a report shows is the whole sweep, also where `--limit` trains a part of it."""
+    for sweep in sweeps:
+        document = json.dumps(plan_document(sweep, whole), indent=1)  # in the file's order
+        store.write_bytes(paths.plan_json(sweep.name), document.encode())
 
 
 def _prepare(

@@ -145,7 +145,7 @@ class _Throttle:
 def _lockstep(report: dict[str, Any]) -> bool:
     """Train's report is a barrier, so every worker must pass the same ones: no clock may decide."""
     if report["event"] == "evaluation":
-        return report["step"] % 50 == 0
+        return int(report["step"]) % 50 == 0
     return report["event"] in ("started", "snapshot", "checkpoint", "finished")
 
 
@@ -161,7 +161,7 @@ def _all_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
         runtime["device"] = f"cuda:{torch.cuda.current_device()}"
     poller = StopPoller(store)
     try:
-        yield from execute(store, config["unit"], Runtime(**runtime), poller)
+        yield from execute(store, config["unit"], Runtime(**runtime), poller, config["attempt"])
     finally:
         poller.close()
 
@@ -221,7 +221,7 @@ def _distributed(config: TrialConfig) -> Iterator[dict[str, Any]]:
         run_config=RunConfig(
             name=f"{config['unit']}-{config['attempt']}",
             storage_path=config["scratch"],
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call, list-item]
         ),
     )
     try:

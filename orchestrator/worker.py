@@ -52,7 +52,8 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Job:
-    """One attempt at one unit. keep_checkpoint: `final`, `none` or a number of days."""
+    """One attempt at one unit. keep_checkpoint: `final`, `none` or a number of days. attempt: who
+    may write, as request.json says; None in a process that has no rival."""
 
     store: Store
     name: str
@@ -63,11 +64,18 @@ class _Job:
     runtime: Runtime
     stop: StopFlag | None
     started: float
+    attempt: str | None = None
+
+    def records(self, columns: tuple[str, ...]) -> Records:
+        return Records(self.store, self.name, columns, attempt=self.attempt)
 
 
-def execute(store: Store, name: str, runtime: Runtime, stop: StopFlag | None) -> Iterator[Report]:
-    """Runs unit `name` as its run.json and request.json say. The last report is `finished`."""
-    job = _read_job(store, name, runtime, stop)
+def execute(
+    store: Store, name: str, runtime: Runtime, stop: StopFlag | None, attempt: str | None = None
+) -> Iterator[Report]:
+    """Runs unit `name` as its run.json and request.json say. The last report is `finished`.
+    attempt: the driver's name for this attempt; writing ends when another one was begun."""
+    job = _read_job(store, name, runtime, stop, attempt)
     if isinstance(job.spec, TargetsSpec):
         yield from _make_targets(job, job.spec)
     elif isinstance(job.spec, TeacherSpec):
@@ -76,7 +84,9 @@ def execute(store: Store, name: str, runtime: Runtime, stop: StopFlag | None) ->
         yield from _run_student(job, job.spec)
 
 
-def _read_job(store: Store, name: str, runtime: Runtime, stop: StopFlag | None) -> _Job:
+def _read_job(
+    store: Store, name: str, runtime: Runtime, stop: StopFlag | None, attempt: str | None
+) -> _Job:
     run, wanted = store.read_json(paths.run_json(name)), store.read_json(paths.request_json(name))
     if run is None or wanted is None:
         raise StoreError(f"{name} has no run.json or request.json", "run the sweep again")
@@ -94,7 +104,7 @@ def _read_job(store: Store, name: str, runtime: Runtime, stop: StopFlag | None) 
         screen=wanted["screen"],
     )
     keep = str(wanted.get("keep_checkpoint", "final"))
-    return _Job(store, name, run["key"], spec, request, keep, runtime, stop, time.time())
+    return _Job(store, name, run["key"], spec, request, keep, runtime, stop, time.time(), attempt)
 
 
 # -- what runs need -----------------------------------------------------------------------------
@@ -169,7 +179,7 @@ def _make_targets(job: _Job, spec: TargetsSpec) -> Iterator[Report]:
         made = Path(folder) / "targets.arrow"
         write_targets(made, targets_NC, _targets_identity(spec, digest))
         job.store.upload(made, rel)
-    Records(job.store, job.name, ()).save_result(
+    job.records(()).save_result(
         _result(job, step=0, extra={"teacher_digest": digest, "file": rel})
     )
     yield {"event": "finished", "reason": "done", "step": 0}
@@ -196,7 +206,7 @@ def _teacher_start(records: Records, missing: set[float]) -> tuple[int, dict[str
 
 def _run_teacher(job: _Job, spec: TeacherSpec) -> Iterator[Report]:
     data, world = _data(job, spec.dataset), World.current()
-    records = Records(job.store, job.name, TEACHER_COLUMNS)
+    records = job.records(TEACHER_COLUMNS)
     harvested = frozenset(records.snapshots())
     start, state = _teacher_start(records, set(job.request.presets) - harvested)
     yield {"event": "started", "first_step": start + 1, "warnings": records.warnings}
@@ -236,7 +246,7 @@ def _finish_teacher(job: _Job, records: Records, event: Finished, start: int) ->
 
 def _run_student(job: _Job, spec: StudentSpec) -> Iterator[Report]:
     data, world = _data(job, spec.dataset), World.current()
-    records = Records(job.store, job.name, STUDENT_COLUMNS)
+    records = job.records(STUDENT_COLUMNS)
     teacher, targets, digest = _mapping_of(job, spec, data)
     needed = _steps_to_evaluate(job.request, spec, data) - records.rows.keys()
     reached = max(records.rows, default=0)
@@ -318,7 +328,9 @@ def _record(
             records.save_checkpoint(event)
         yield {"event": "checkpoint", "step": event.step}
     elif isinstance(event, Finished):
+        last = records.rows[max(records.rows)] if records.rows else {}
         yield {"event": "finished", "reason": event.reason, "step": event.step,
+               "top1": last.get("top1_h", last.get("top1")),
                "missing": list(event.missing)}  # fmt: skip
 
 
