@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,9 +103,13 @@ def run_sweeps(
         plan = store_plan(limited(sweeps, asked), infos, store)
         prune_checkpoints(store, plan)
         _write_plans(sweeps, make_plan(sweeps, infos) if asked.limits else plan, store)
-        outcome = _drive(plan, store, options, console, tracking_uri) if plan.left else None
+        outcome = None
+        if plan.left:
+            outcome = _drive(plan, store, options, console, tracking_uri)
+        else:
+            console.print(f"nothing to train: {len(plan.units)} units are done or known to fail")
         _publish_all(sweeps, store, console, tracking_uri)
-    _conclude(plan, outcome, asked, store)
+    _conclude(plan, outcome)
 
 
 def _write_plans(sweeps: Sequence[Sweep], whole: Plan, store: Store) -> None:
@@ -186,7 +192,7 @@ def _publish_all(
             f"warning: MLflow is behind, `targetsweep sync` repairs it: {error}", style="yellow"
         )
         return
-    console.print(f"MLflow: targetsweep ui --store {store.uri}", soft_wrap=True)
+    console.print(f"MLflow: {_command('ui', '--store', store.uri)}", soft_wrap=True)
 
 
 def publish(sweep: str, store: Store, console: Console) -> ReportPaths | None:
@@ -217,9 +223,15 @@ def track_results(
     return list(found.repaired)
 
 
-def _conclude(plan: Plan, outcome: Outcome | None, asked: Asked, store: Store) -> None:
+def _command(*arguments: str) -> str:
+    """A command line that works from here, also without the environment activated."""
+    name = "targetsweep" if shutil.which("targetsweep") else sys.argv[0]
+    return shlex.join([name, *arguments])
+
+
+def _conclude(plan: Plan, outcome: Outcome | None) -> None:
     """The exit status, as an exception; silence means success."""
-    again = f"targetsweep run {' '.join(asked.files)} --store {store.uri}"
+    again = _command(*sys.argv[1:])
     if outcome is not None and outcome.interrupted:
         raise InterruptedByUser(f"stopped; nothing is lost. To go on:\n  {again}")
     known = [unit for unit in plan.units if plan.work[unit.name].action in ("exhausted", "blocked")]
