@@ -20,7 +20,7 @@ from dashboards.layout import FigureItem, TableItem
 from dashboards.provenance import provenance
 from dashboards.raw import TEACHER_COLUMNS, run_columns, run_records, teacher_records
 from dashboards.results import Results, load_plan, load_results
-from dashboards.store import Store
+from dashboards.store import Store, child_uri
 from dashboards.table_text import (
     csv_text,
     grids,
@@ -65,7 +65,7 @@ def write_report(store: str | Path, sweep: str, out: str | Path | None = None) -
     """
     store = str(store)
     results = load_results(store, load_plan(store, sweep))
-    root = str(out) if out is not None else f"{store.rstrip('/')}/sweeps/{sweep}/report"
+    root = str(out) if out is not None else child_uri(store, f"sweeps/{sweep}/report")
     sections, files = _render(results)
     files["report.md"] = render_markdown(results, sections).encode()
     files["index.html"] = render_html(results, sections).encode()
@@ -73,11 +73,11 @@ def write_report(store: str | Path, sweep: str, out: str | Path | None = None) -
     _publish(Store.open(root), files, json.dumps(about, indent=2, allow_nan=False))
     return ReportPaths(
         root=root,
-        index=f"{root}/index.html",
-        markdown=f"{root}/report.md",
-        provenance=f"{root}/provenance.json",
+        index=child_uri(root, "index.html"),
+        markdown=child_uri(root, "report.md"),
+        provenance=child_uri(root, "provenance.json"),
         tables=[(section.title, section.markdown) for section in sections if section.markdown],
-        figures=[f"{root}/{section.image}.png" for section in sections if section.image],
+        figures=[child_uri(root, f"{section.image}.png") for section in sections if section.image],
         problems=[s.problem for s in sections if s.problem] + list(results.problems),
     )
 

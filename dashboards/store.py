@@ -22,9 +22,16 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
-__all__ = ["Store", "read_evaluations"]
+__all__ = ["Store", "child_uri", "read_evaluations"]
 
 _NUM_READERS = 16  # small reads wait for the disk or the network, not for a core
+
+
+def child_uri(store: str, relative: str) -> str:
+    """The path or URI of something in a store; options of a URI (`?endpoint_override=…`) stay at
+    its end."""
+    place, mark, options = store.partition("?") if "://" in store else (store, "", "")
+    return f"{place.rstrip('/')}/{relative}{mark}{options}"
 
 
 @dataclass(frozen=True)

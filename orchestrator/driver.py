@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from dashboards.store import child_uri
 from orchestrator import paths
 from orchestrator.admission import Capacity, Shape
 from orchestrator.conductor import Conductor, Listener, TrialSettings
@@ -32,7 +33,8 @@ class DriveOptions:
 
     concurrency: runs at once; None is as many as there are GPUs (or CPU cores) for.
     workers_per_run: overrides every run's `scaling.workers`. gpus_per_run: a fraction lets runs
-    share a GPU, a whole number makes each run that many workers. ray_address: an existing cluster; None starts Ray here.
+    share a GPU, a whole number makes each run that many workers. ray_address: an existing cluster;
+    None starts Ray here.
     """
 
     concurrency: int | None = None
@@ -65,7 +67,7 @@ def drive(
     """Runs what is left of a plan, as far as needs are or become met."""
     store.delete(paths.stop_flag())
     with _ray(options), _scratch(store) as (local, shared):
-        use_gpu, capacity = _capacity(options)
+        use_gpu, capacity = _cluster_capacity(options)
         ledger = Ledger(
             plan.left,
             capacity,
@@ -73,7 +75,7 @@ def drive(
             costs={unit.name: _cost(unit, plan) for unit in plan.left},
             shape_of=lambda task: _shape(task, options, use_gpu),
         )
-        _refuse_unfit(ledger)
+        _refuse_unfit(plan.left, capacity, options, use_gpu)
         settings = TrialSettings(
             store_uri=store.uri,
             scratch=shared,
@@ -104,11 +106,6 @@ def _outcome(ledger: Ledger, interrupted: bool) -> Outcome:
     )
 
 
-def _unit_of(entry: Entry) -> Unit:
-    assert isinstance(entry.task, Unit)
-    return entry.task
-
-
 def _cost(unit: Unit, plan: Plan) -> float:
     return min(unit.cost, float(plan.work[unit.name].steps))
 
@@ -125,19 +122,49 @@ def _shape(task: Task, options: DriveOptions, use_gpu: bool) -> Shape:
     return Shape(workers=workers, devices_per_worker=share)
 
 
-def _refuse_unfit(ledger: Ledger) -> None:
+def check_options(options: DriveOptions) -> None:
+    """Raises MachineError for what is wrong with them whatever the plan and the machine."""
+    address = options.ray_address
+    if address is not None and address.startswith("ray://"):
+        raise MachineError(
+            f"{address} would put the searcher into another process",
+            "give --ray-address auto or host:port, on a machine of the cluster",
+        )
+    if options.gpus_per_run > 1 and options.gpus_per_run % 1:
+        raise MachineError(
+            f"--gpus-per-run {options.gpus_per_run:g} is neither a fraction nor a whole number",
+            "give 0.5 to share a GPU, or 4 for four workers of one GPU each",
+        )
+
+
+def check_machine(units: Iterable[Unit], options: DriveOptions) -> None:
+    """Raises MachineError for runs that this machine cannot take, before Ray is started on it. Of a
+    cluster elsewhere nothing is known yet; `drive` looks then."""
+    if options.ray_address is None:
+        import torch
+
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        use_gpu, capacity = _capacity(options, gpus=gpus, cpus=_local_slots(options))
+        _refuse_unfit(units, capacity, options, use_gpu)
+
+
+def _refuse_unfit(
+    units: Iterable[Unit], capacity: Capacity, options: DriveOptions, use_gpu: bool
+) -> None:
     """Before any trial starts: runs that no device could take, or whose batch cannot be split."""
-    for entry in ledger.entries.values():
-        batch, workers = getattr(_unit_of(entry).spec, "batch_size", 0), entry.shape.workers
-        if batch % workers:
+    for unit in units:
+        shape = _shape(unit, options, use_gpu)
+        batch = getattr(unit.spec, "batch_size", 0)
+        if batch % shape.workers:
             raise MachineError(
-                f"{entry.task.name} has batches of {batch}, which {workers} workers cannot share",
+                f"{unit.label} has batches of {batch}, which {shape.workers} workers cannot share",
                 "choose a number of workers that divides training.batch_size",
             )
-        if not ledger.capacity.can_ever_fit(entry.shape):
+        if not capacity.can_ever_fit(shape):
+            kind = "GPUs" if use_gpu else "CPU slots"
             raise MachineError(
-                f"{entry.task.name} wants {entry.shape.devices:g} devices "
-                f"({entry.shape.workers} workers), but only {ledger.capacity.total:g} are there",
+                f"{unit.label} wants {shape.devices:g} {kind} ({shape.workers} workers), but only "
+                f"{capacity.total:g} are there",
                 "lower scaling.workers or --workers-per-run, or raise --concurrency",
             )
 
@@ -158,22 +185,18 @@ _ENVIRONMENT = {
 @contextmanager
 def _ray(options: DriveOptions) -> Iterator[None]:
     """A Ray cluster: the one at the address, or one of this machine that ends with the block."""
-    address = options.ray_address
-    if address is not None and address.startswith("ray://"):
-        raise MachineError(
-            f"{address} would put the searcher into another process",
-            "give --ray-address auto or host:port, on a machine of the cluster",
-        )
+    check_options(options)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = options.ray_address
     if address is None:
-        slots = max(os.cpu_count() or 1, options.concurrency or 1, options.workers_per_run or 1)
-        arguments |= {"num_cpus": slots, "include_dashboard": False}
+        arguments |= {"num_cpus": _local_slots(options), "include_dashboard": False}
     try:
-        ray.init(address=address, **arguments)
+        # "local": without an address Ray would join any cluster that it finds on this machine.
+        ray.init(address=address or "local", **arguments)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise MachineError(
             f"no Ray cluster at {address or 'this machine'}: {error}",
@@ -190,7 +213,7 @@ def _scratch(store: Store) -> Iterator[tuple[str, str]]:
     """Folders for what Tune and Train insist on writing: Tune's here, Train's where all nodes see
     it. Nothing in them is needed again."""
     local = tempfile.mkdtemp(prefix="targetsweep-")
-    shared = f"{store.uri}/.ray"
+    shared = child_uri(store.uri, ".ray")
     try:
         yield local, shared
     finally:
@@ -199,21 +222,24 @@ def _scratch(store: Store) -> Iterator[tuple[str, str]]:
             shutil.rmtree(shared, ignore_errors=True)
 
 
-def _capacity(options: DriveOptions) -> tuple[bool, Capacity]:
-    """(whether trials train on GPUs, devices): the cluster's, within --concurrency."""
+def _local_slots(options: DriveOptions) -> int:
+    """CPU slots of a Ray that is started here; more than there are cores if somebody says so."""
+    return max(os.cpu_count() or 1, options.concurrency or 1, options.workers_per_run or 1)
+
+
+def _cluster_capacity(options: DriveOptions) -> tuple[bool, Capacity]:
     import ray
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus = float(resources.get("GPU", 0.0))
+    gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
+    return _capacity(options, gpus=gpus, cpus=cpus)
+
+
+def _capacity(options: DriveOptions, *, gpus: float, cpus: float) -> tuple[bool, Capacity]:
+    """(whether trials train on GPUs, devices): the cluster's, within --concurrency."""
     if gpus:
-        if options.gpus_per_run > 1 and options.gpus_per_run % 1:
-            raise MachineError(
-                f"--gpus-per-run {options.gpus_per_run:g} is neither a fraction nor a whole number",
-                "give 0.5 to share a GPU, or 4 for four workers of one GPU each",
-            )
         limit = (options.concurrency or float("inf")) * options.gpus_per_run
-        return True, Capacity(min(gpus, limit))
-    cpus = float(resources.get("CPU", 1.0))
+        return True, Capacity(min(float(gpus), limit))
     return False, Capacity(float(options.concurrency or cpus))
 
 
