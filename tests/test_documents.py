@@ -1,0 +1,69 @@
+"""Prose that can drift is tested: the README names commands, options and files that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+import typer
+import yaml
+
+from orchestrator.cli import app
+from orchestrator.spec import load_sweeps
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def commands() -> dict[str, list[str]]:
+    """Every command with its options."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group) or hasattr(group, "commands")
+    return {
+        name: [option for parameter in command.params for option in parameter.opts]
+        for name, command in group.commands.items()  # type: ignore[attr-defined]
+    }
+
+
+def test_the_readme_names_commands_that_exist() -> None:
+    named = set(re.findall(r"^targetsweep ([a-z]+)", README, re.MULTILINE))
+    assert named == set(commands()) - {"resume", "schema"}
+
+
+def test_the_readme_names_options_of_run_that_exist() -> None:
+    line = README.split("Useful with `run`:")[1].split("\n\n")[0]
+    options = set(re.findall(r"--[a-z-]+", line))
+    assert len(options) > 5
+    assert options <= set(commands()["run"])
+
+
+def test_the_readmes_sweep_is_valid(tmp_path: Path) -> None:
+    text = README.split("```yaml\n")[1].split("```")[0]
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text)
+    (sweep,) = load_sweeps([file])
+    assert len(sweep.points) == 2 * 3 * 5
+    assert yaml.safe_load(text)["name"] == sweep.name
+
+
+@pytest.mark.parametrize("text", [README, ARCHITECTURE], ids=["README", "architecture"])
+def test_links_lead_somewhere(text: str) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("https://arxiv.org/") or (ROOT / link).exists(), link
+
+
+def test_the_architecture_names_every_module_and_no_other() -> None:
+    table = ARCHITECTURE.split("## Where things live")[1].split("\n## ")[0]
+    named = set(re.findall(r"`([a-z_]+)`", table))
+    modules = {
+        path.stem
+        for folder in ("trainers", "orchestrator", "dashboards")
+        for path in (ROOT / folder).glob("*.py")
+        if not path.stem.startswith("_")
+    }
+    assert modules - named == set()
+    folders = {"trainers", "orchestrator", "dashboards", "sweeps", "run", "targets"}
+    assert named - modules - folders == set()
