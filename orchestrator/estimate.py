@@ -109,10 +109,12 @@ def calibrate(store: Store, units: Iterable[Unit], *, steps: int = 10) -> dict[G
 
     from trainers.data import load
     from trainers.distributed import World
+    from trainers.engine import set_threads
     from trainers.spec import Runtime
     from trainers.student import build_engine
 
     runtime = Runtime(device="cuda" if torch.cuda.is_available() else "cpu")
+    set_threads(runtime)
     rates: dict[Group, float] = {}
     for unit in units:
         if not isinstance(unit.spec, StudentSpec):
@@ -123,7 +125,8 @@ def calibrate(store: Store, units: Iterable[Unit], *, steps: int = 10) -> dict[G
         data = load(store.local(paths.dataset_dir(unit.spec.dataset.name)))
         spec = dataclasses.replace(unit.spec, strategy="A", teacher=None, temperature=None)
         engine = build_engine(spec, data, runtime, World())
-        engine.update()  # the first step allocates
+        for _ in range(3):  # the first steps allocate
+            engine.update()
         began = time.perf_counter()
         for _ in range(steps):
             engine.update()
