@@ -7,6 +7,7 @@ tensors; `SyncBatchNorm2d` here runs on any backend.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,12 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def least(self, value: Tensor) -> Tensor:
+        """The least of all workers' tensors, in place; every worker must call it."""
+        if self.size > 1:
+            dist.all_reduce(value, dist.ReduceOp.MIN)
+        return value
+
     def from_first(self, value: Tensor) -> Tensor:
         """Rank 0's tensor, on every worker, in place."""
         if self.size > 1:
@@ -63,32 +70,34 @@ def data_parallel(model: nn.Module, world: World, device: torch.device) -> nn.Mo
     if world.size == 1:
         return model
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(
-        model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    known = inspect.signature(DistributedDataParallel).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {sync: False}  # torch renamed it
+    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **options)
 
 
-class _SumOverWorkers(torch.autograd.Function):
-    """y = Σ_r x_r on every worker; hence dL/dx_r = Σ_q dL_q/dy, again a sum over workers."""
+class _Gather(torch.autograd.Function):
+    """Each worker's x_r, as rows of y, on every worker; hence dL/dx_r = Σ_q dL_q/dy_r."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
+        rows = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, value)
+        return torch.stack(rows)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        total = grad.contiguous().clone()
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total
+        own: Tensor = total[dist.get_rank()]
+        return own
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Batch-norm over the batch of all workers, by one all-reduce forward and one backward.
+    """Batch-norm over the batch of all workers, by one gather forward and one all-reduce backward.
 
-    Sums are taken about the running mean, which every worker shares: the variance as a difference
-    of two sums then loses no digits to a mean far from zero.
+    The variance is the mean of the workers' own variances plus the variance of their means (the
+    shares are equal): unlike a difference of sums it loses no digits to a mean far from zero.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # (N, C, H, W)
@@ -96,21 +105,29 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         assert self.running_mean is not None
         assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        shift_C = self.running_mean.clone()
-        offset = input.float() - shift_C[:, None, None]
-        local_2C = torch.stack([offset.sum((0, 2, 3)), offset.square().sum((0, 2, 3))])
+        values = input.to(torch.promote_types(input.dtype, self.running_mean.dtype))
+        own_2C = torch.stack(torch.var_mean(values, (0, 2, 3), correction=0))
+        all_R2C: Tensor = _Gather.apply(own_2C)
+        vars_RC, means_RC = all_R2C.unbind(1)
+        mean_C = means_RC.mean(0)
+        var_C = vars_RC.mean(0) + means_RC.var(0, correction=0)
         count = input.numel() // input.shape[1] * World.current().size
-        first_C, second_C = _SumOverWorkers.apply(local_2C) / count
-        var_C = second_C - first_C.square()
-        with torch.no_grad():
-            momentum = self.momentum if self.momentum is not None else 0.1
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(shift_C + first_C, momentum)
-            self.running_var.lerp_(var_C * (count / max(count - 1, 1)), momentum)
+        _track(self, mean_C.detach(), var_C.detach() * (count / max(count - 1, 1)))
         scale_C = self.weight * torch.rsqrt(var_C + self.eps)
-        output = (offset - first_C[:, None, None]) * scale_C[:, None, None]
+        output = (values - mean_C[:, None, None]) * scale_C[:, None, None]
         return (output + self.bias[:, None, None]).to(input.dtype)
+
+
+@torch.no_grad()
+def _track(norm: nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor) -> None:
+    """One step of the running statistics."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    momentum = norm.momentum if norm.momentum is not None else 0.1
+    norm.num_batches_tracked.add_(1)
+    norm.running_mean.lerp_(mean_C, momentum)
+    norm.running_var.lerp_(var_C, momentum)
 
 
 class GhostBatchNorm2d(nn.BatchNorm2d):
@@ -123,14 +140,12 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
         count_N, count_C, *plane = input.shape
         groups = count_N // self.group_size
         # (G·S, C, H, W) -> (S, G·C, H, W): a group's channel is a channel of its own.
         stacked = input.reshape(groups, self.group_size, count_C, *plane).transpose(0, 1)
         stacked = stacked.reshape(self.group_size, groups * count_C, *plane)
-        mean = torch.zeros(groups * count_C, device=input.device)
+        mean = self.running_mean.new_zeros(groups * count_C)
         var = torch.ones_like(mean)
         output = nn.functional.batch_norm(
             stacked,
@@ -142,21 +157,11 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
             momentum=1.0,
             eps=self.eps,
         )
-        self._track(torch.stack([mean, var]).reshape(2, groups, count_C).mean(1))
+        world = World.current()
+        stats_2C = torch.stack([mean, var]).reshape(2, groups, count_C).mean(1)
+        _track(self, *(world.sum(stats_2C) / world.size))
         output = output.reshape(self.group_size, groups, count_C, *plane).transpose(0, 1)
         return output.reshape(input.shape)
-
-    @torch.no_grad()
-    def _track(self, stats_2C: Tensor) -> None:
-        world = World.current()
-        mean_C, var_C = world.sum(stats_2C) / world.size
-        momentum = self.momentum if self.momentum is not None else 0.1
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean_C, momentum)
-        self.running_var.lerp_(var_C, momentum)
 
 
 def _convert(module: nn.Module, kind: type[nn.BatchNorm2d]) -> list[nn.BatchNorm2d]:

@@ -19,7 +19,7 @@ from trainers.errors import NonFiniteLossError
 from trainers.rng import Role, stream_seed
 from trainers.spec import AdamW, Runtime
 
-__all__ = ["Engine", "Objective", "Sums", "set_threads"]
+__all__ = ["Engine", "Objective", "Sums", "configure"]
 
 Sums = dict[str, Tensor]
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Sums]]
@@ -32,11 +32,17 @@ WINDOW = 100
 reported at a step does not depend on who else asked for an evaluation."""
 
 
-def set_threads(runtime: Runtime) -> None:
-    """One thread on the CPU unless told otherwise: Ray changes the number, and the number changes
-    the order of sums."""
+def configure(runtime: Runtime) -> None:
+    """Process-wide switches that decide what arithmetic means.
+
+    One thread on the CPU unless told otherwise: Ray changes the number, and the number changes the
+    order of sums. On GPUs fp32 is fp32: torch lets cuDNN round to TF32 unless told not to.
+    """
     if runtime.device == "cpu":
         torch.set_num_threads(runtime.threads or 1)
+    else:
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 class Engine:
@@ -64,8 +70,8 @@ class Engine:
             model, global_batch=batches.batch_size, norm_batch=norm_batch, world=world
         )
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        compiled = torch.compile(self.model) if runtime.compile else self.model
-        self._parallel = data_parallel(compiled, world, self.device)
+        trained: Any = torch.compile(self.model) if runtime.compile else self.model
+        self._parallel = data_parallel(trained, world, self.device)
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=optimizer.lr,
@@ -116,20 +122,25 @@ class Engine:
         self._first_bad_step = torch.minimum(self._first_bad_step, bad)
 
     def means(self) -> dict[str, float]:
-        """Means over the workers and the steps since the last multiple of WINDOW.
+        """Means over the workers and the steps since the last multiple of WINDOW. Raises as
+        `check_finite` does."""
+        self.check_finite()
+        return {name: value / self._count for name, value in self._shared_sums().items()}
 
-        Raises NonFiniteLossError with the first step whose loss was not finite, on every worker.
-        """
+    def _shared_sums(self) -> dict[str, float]:
+        """The running sums, as means over the workers. One device synchronisation."""
+        if not self._sums:
+            return {}
         names = sorted(self._sums)
-        local = [self._sums[name] for name in names]
-        total = self.world.sum(torch.stack(local)) if local else torch.zeros(0)
-        bad = self._first_bad_step.clone()
-        if self.world.size > 1:
-            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MIN)
-        if int(bad) < _NEVER:
-            raise NonFiniteLossError(int(bad))
-        scale = max(self._count, 1) * self.world.size
-        return {name: float(value) / scale for name, value in zip(names, total, strict=True)}
+        total = self.world.sum(torch.stack([self._sums[name] for name in names])) / self.world.size
+        return dict(zip(names, total.tolist(), strict=True))
+
+    def check_finite(self) -> None:
+        """Raises NonFiniteLossError with the first step whose loss was not finite, on every worker.
+        One device synchronisation; every worker must call it."""
+        bad = int(self.world.least(self._first_bad_step.clone()))
+        if bad < _NEVER:
+            raise NonFiniteLossError(bad)
 
     def lap(self) -> float:
         """Global images per second since the last `lap` or `rest`; adds the time to elapsed_s."""
@@ -147,12 +158,16 @@ class Engine:
         self._clock = now
 
     def state_dict(self) -> dict[str, Any]:
-        """A resumable copy on the CPU; every name that `load_state_dict` restores."""
+        """A resumable copy on the CPU; every name that `load_state_dict` restores. Every worker
+        must call it; all but rank 0, which write nothing, get an empty one."""
+        sums = self._shared_sums()
+        if self.world.rank > 0:
+            return {}
         return {
             "step": self.step,
             "model": _to_cpu(self.model.state_dict()),
             "optimizer": _to_cpu(self._optimizer.state_dict()),
-            "sums": _to_cpu(self._sums),
+            "sums": sums,
             "count": self._count,
             "elapsed_s": self.elapsed_s,
         }
@@ -161,8 +176,12 @@ class Engine:
         # Resume order: 1. weights and buffers, 2. optimiser moments (which follow the weights'
         # device and layout), 3. running sums, 4. the step, which alone decides every later draw.
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self._optimizer.load_state_dict(_to_cpu(state["optimizer"]))  # it would keep the tensors
+        share = self.world.size if self.world.rank == 0 else 0  # the sums are added up again
+        self._sums = {
+            name: torch.tensor(value * share, dtype=torch.float64, device=self.device)
+            for name, value in state["sums"].items()
+        }
         self._count = state["count"]
         self.elapsed_s = state["elapsed_s"]
         self.step = state["step"]

@@ -18,7 +18,8 @@ EVALUATION_BATCH = 1000
 
 STUDENT_COLUMNS = (
     "step", "epoch", "top1_h", "top1_g", "correct_h", "correct_g", "count", "train_kl", "train_ce",
-    "target_entropy", "teacher_agreement", "images_per_s", "wall_time_s", "timestamp_ms", "replayed",
+    "target_entropy", "teacher_agreement", "images_per_s", "wall_time_s", "timestamp_ms",
+    "replayed",
 )  # fmt: skip
 TEACHER_COLUMNS = (
     "step", "epoch", "top1", "correct", "count", "train_ce", "images_per_s", "wall_time_s",
@@ -73,7 +74,8 @@ class TestSet:
         training = model.training
         model.eval()
         totals: Tensor | None = None
-        for first in range(0, len(self._labels), EVALUATION_BATCH):
+        # A worker without a sample (more workers than samples) still answers, with zeros.
+        for first in range(0, max(len(self._labels), 1), EVALUATION_BATCH):
             rows = slice(first, first + EVALUATION_BATCH)
             views = normalise(self._images[rows], self._mean, self._std)
             with autocast(views.device, self._precision):

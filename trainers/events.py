@@ -50,8 +50,8 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The last event. reason: `done`, `stopped` (asked to), or `exhausted` (a teacher that ended its
-    search with `missing` presets unreached)."""
+    """The last event. reason: `done`, `stopped` (asked to), or `exhausted` (a teacher that ended
+    its search with `missing` presets unreached)."""
 
     reason: str
     step: int

@@ -6,6 +6,7 @@ All targets are (N, C) rows that sum to one: hard labels become one-hot rows at 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,5 +31,6 @@ def classifier_loss(logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
 
 
 def target_entropy(targets_NC: Tensor) -> Tensor:
-    """(N,) entropy of each target, in nats."""
-    return -(targets_NC * targets_NC.clamp_min(1e-38).log()).sum(1)
+    """(N,) entropy of each target, in nats; 0·log 0 = 0."""
+    entropies_NC: Tensor = torch.special.entr(targets_NC)
+    return entropies_NC.sum(1)

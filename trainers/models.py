@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from trainers import spec
 from trainers.errors import UnsuitableError
@@ -62,27 +63,44 @@ def _torchvision_backbone(name: str, stem: str, image_size: int) -> tuple[nn.Mod
     """A torchvision classification model without its last linear layer, and its feature width."""
     import torchvision
 
-    options: dict[str, Any] = {"image_size": image_size} if name.startswith("vit_") else {}
-    model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    options = _torchvision_options(name, image_size)
+    try:
+        model: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    except (AssertionError, ValueError) as error:
+        raise UnsuitableError(
+            f"backbone {name} does not take images of {image_size} pixels: {error}",
+            "choose another backbone, or image_size",
+        ) from error
     if stem == "small":
         _shrink_stem(model, name)
-    linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise UnsuitableError(f"backbone {name} has no linear classifier to remove")
-    parent, _, child = linear[-1].rpartition(".")
-    last = model.get_submodule(linear[-1])
-    assert isinstance(last, nn.Linear)
+    if name.startswith("squeezenet"):  # whose classifier is a 1×1 convolution, then ReLU and mean
+        classifier = "classifier.1"
+    else:
+        classifier = [key for key, part in model.named_modules() if isinstance(part, nn.Linear)][-1]
+    parent, _, child = classifier.rpartition(".")
+    last: Any = model.get_submodule(classifier)
     setattr(model.get_submodule(parent), child, nn.Identity())
-    return model, last.in_features
+    return model, last.in_features if isinstance(last, nn.Linear) else last.in_channels
+
+
+def _torchvision_options(name: str, image_size: int) -> dict[str, Any]:
+    if name.startswith("vit_"):
+        return {"image_size": image_size}
+    if name.startswith("maxvit"):
+        return {"input_size": (image_size, image_size)}
+    if name in ("googlenet", "inception_v3"):  # auxiliary heads would change what forward returns
+        return {"aux_logits": False, "init_weights": True}
+    return {}
 
 
 def _shrink_stem(model: nn.Module, name: str) -> None:
     """Lets small images keep their resolution: the first convolution gets stride 1 (3×3 in
     ResNets, whose max-pool goes)."""
-    if name.startswith("vit_"):
-        return  # the patch size is the stem; images smaller than a patch fail with torch's message
-    if hasattr(model, "maxpool") and isinstance(getattr(model, "conv1", None), nn.Conv2d):
-        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)
+    if name.startswith(("vit_", "maxvit")):
+        return  # their patches and windows are made for the stem they have
+    conv1 = getattr(model, "conv1", None)
+    if hasattr(model, "maxpool") and isinstance(conv1, nn.Conv2d):
+        model.conv1 = nn.Conv2d(3, conv1.out_channels, 3, 1, 1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
         return
@@ -168,9 +186,20 @@ def build_student(
     return Student(phi, projection, classifier, joint=joint)
 
 
+class _Unallocated(TorchFunctionMode):
+    """Puts the parameters that modules make on the meta device, and nothing else there: RegNet's
+    constructor computes with tensors, which `torch.device("meta")` would break."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        where = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **where})
+
+
 def parameter_count(backbone: spec.Backbone, *, image_size: int, num_classes: int) -> int:
-    """Parameters of a student; allocates nothing (meta device)."""
-    with torch.device("meta"):
+    """Parameters of a student; allocates none of them."""
+    with _Unallocated():
         phi, features = _backbone(backbone, image_size)
     heads = 2 * (features + 1) * num_classes
     return sum(parameter.numel() for parameter in phi.parameters()) + heads

@@ -1,17 +1,19 @@
 """What a run is, as frozen values: everything here shapes the trajectory of the weights.
 
-Nothing else may live in these classes. How long a run trains, when it is evaluated, on which device,
-with how many workers and where its files lie is said by `Request` and `Runtime`, which no key sees.
+Nothing else may live in these classes. How long a run trains, when it is evaluated, on which
+device, with how many workers and where its files lie is said by `Request` and `Runtime`, which no
+key sees.
 
-**Neutral values.** A field with a default is left out of the canonical JSON while it has that default
-(`orchestrator.identity`), so a field added later changes no old run key. Hence two rules: a default
-in this module is never changed, and a new field always gets the default under which old runs ran.
+**Neutral values.** A field with a default is left out of the canonical JSON while it has that
+default (`orchestrator.identity`), so a field added later changes no old run key. Hence two rules: a
+default in this module is never changed, and a new field always gets the default under which old
+runs ran.
 What users get when they say nothing is decided in `orchestrator.spec`, not here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 __all__ = [
@@ -86,15 +88,15 @@ class Augmentation:
     cutmix_alpha: float = 0.0
 
 
-_COLOR = {"color_p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
+_COLOR = Augmentation(color_p=0.8, brightness=0.4, contrast=0.4, saturation=0.4)
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": Augmentation(),
-    "color": Augmentation(**_COLOR),
+    "color": _COLOR,
     "crop": Augmentation(crop_scale=(0.08, 1.0)),
     "mixup": Augmentation(mixup_alpha=0.8),
     "cutmix": Augmentation(cutmix_alpha=1.0),
-    "std": Augmentation(**_COLOR, grayscale_p=0.2, flip_p=0.5, crop_scale=(0.08, 1.0)),
+    "std": replace(_COLOR, grayscale_p=0.2, flip_p=0.5, crop_scale=(0.08, 1.0)),
 }
 """The paper's augmentations by name (Appendix B; the strengths of ColorJitter are assumed)."""
 
@@ -148,7 +150,7 @@ class StudentSpec:
 
     temperature: of the teacher's soft targets; None for strategy A. student_temperature: of g.
     loss: `decoupled` as in the paper; `joint` lets h's loss, weighted by ce_weight, reach φ.
-    batch_size: the global batch. norm_batch: samples that batch-norm sees; None is the global batch.
+    batch_size: the global batch. norm_batch: samples that batch-norm sees; None is all of it.
     """
 
     dataset: Dataset

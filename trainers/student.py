@@ -1,4 +1,4 @@
-"""A student run: decoupled training under one of the three mapping strategies (equations 1 to 3)."""
+"""A student run: decoupled training under a mapping strategy (equations 1 to 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainers.batches import Batch, BatchSource
 from trainers.control import Control, StopFlag
 from trainers.data import ImageData, ipc_indices
 from trainers.distributed import World
-from trainers.engine import Engine, Sums, set_threads
+from trainers.engine import Engine, Sums, configure
 from trainers.errors import UnsuitableError
 from trainers.evaluate import TestSet, percent, student_heads
 from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Row
@@ -78,7 +78,7 @@ class StudentObjective:
             projection_NC, targets_NC, student_temperature=self._spec.student_temperature
         )
         ce = classifier_loss(classifier_NC, one_hot_NC)
-        agree = (projection_NC.detach().argmax(1) == targets_NC.argmax(1)).double().mean()
+        agree = (projection_NC.detach().argmax(1) == targets_NC.argmax(1)).float().mean()
         means = {
             "train_kl": kl,
             "train_ce": ce,
@@ -118,7 +118,7 @@ def build_engine(
         teacher = teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     stored = None
     if targets is not None:
-        stored = targets.rows(torch.arange(len(data.train_labels))).float().to(device)
+        stored = targets.rows(torch.arange(len(data.train_labels))).to(device)
     objective = StudentObjective(
         spec, data.train_labels.to(device), data.info.num_classes, teacher=teacher, stored_SC=stored
     )
@@ -145,7 +145,7 @@ def train_student(
 ) -> Iterator[Event]:
     """Trains from `state` (or from the start) to request.horizon; yields evaluations, checkpoints
     and signs of life, and `Finished` last. Every worker of a process group consumes its own."""
-    set_threads(runtime)
+    configure(runtime)
     world = World.current()
     engine = build_engine(spec, data, runtime, world, teacher=teacher, targets=targets)
     if state is not None:
@@ -157,7 +157,7 @@ def train_student(
     epoch_steps = max(1, data.info.num_train // spec.batch_size)
     due = frozenset(evaluation_steps(request.horizon, epoch_steps, request.evaluate_at))
     control = Control(stop, runtime.checkpoint_every_s, world, engine.device)
-    top1, told, saved = None, time.monotonic(), engine.step
+    top1, told = None, time.monotonic()
     while engine.step < request.horizon:
         engine.update()
         if engine.step in due:
@@ -169,20 +169,18 @@ def train_student(
             yield Progress(step=engine.step, top1=top1)
         checkpoint_due, stopping = control.ask(engine.step)
         if checkpoint_due or engine.step == request.horizon:
-            saved = engine.step
             yield checkpoint_of(engine)
         if stopping and engine.step < request.horizon:
             yield Finished(reason="stopped", step=engine.step)
             return
-    if saved != engine.step:  # a state that was already at the horizon
-        yield checkpoint_of(engine)
     yield Finished(reason="done", step=engine.step)
 
 
 def checkpoint_of(engine: Engine, keep_as: str | None = None) -> Checkpoint:
-    """Rank 0's state; the other ranks, which write nothing, spare themselves the copy."""
-    state = engine.state_dict() if engine.world.rank == 0 else {}
-    return Checkpoint(step=engine.step, state=state, keep_as=keep_as)
+    """The state of the run, empty on all but rank 0; every worker must ask for it. Raises
+    NonFiniteLossError rather than keep weights that a bad loss has spoilt."""
+    engine.check_finite()
+    return Checkpoint(step=engine.step, state=engine.state_dict(), keep_as=keep_as)
 
 
 def _evaluation(engine: Engine, tests: TestSet, epoch_steps: int) -> Row:

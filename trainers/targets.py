@@ -46,7 +46,7 @@ def compute_targets(
     mode and fp32, by sample index."""
     teacher = teacher.to(device).eval()
     rows = []
-    for images in data.train_images.split(1000):
+    for images in torch.split(data.train_images, 1000):
         views = normalise(images.to(device), data.info.mean, data.info.std)
         rows.append(soft_target(teacher(views), temperature).cpu())
     return torch.cat(rows).numpy()
@@ -67,28 +67,39 @@ class SoftTargets:
     def __init__(self, path: Path, expected: TargetsIdentity) -> None:
         """Raises TargetsError when the file is damaged or is of another identity."""
         try:
-            batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+            with pa.ipc.open_file(pa.memory_map(str(path))) as file:
+                batch = file.get_batch(0)
             found = TargetsIdentity(**json.loads((batch.schema.metadata or {})[_KEY]))
-        except (pa.ArrowInvalid, KeyError, TypeError, ValueError, OSError) as error:
+            _refuse_mismatch(path, found, expected)
+            self._targets_SC = _array(batch.column(0), found.dtype)
+        except (pa.ArrowException, LookupError, TypeError, ValueError, OSError) as error:
             raise TargetsError(
                 f"{path.name} is not a soft-target file: {error}", "delete it; it is made again"
             ) from error
-        _refuse_mismatch(path, found, expected)
-        column = batch.column(0)
-        values = column.flatten().to_numpy(zero_copy_only=True)
         self.identity = found
-        self._targets_SC = values.reshape(len(column), column.type.list_size)
 
     def __len__(self) -> int:
         return len(self._targets_SC)
 
     def rows(self, samples_N: Tensor) -> Tensor:
         """(N, C) targets in the stored dtype. Raises TargetsError for a sample without a row."""
-        if len(samples_N) and not 0 <= int(samples_N.min()) <= int(samples_N.max()) < len(self):
+        without = samples_N[(samples_N < 0) | (samples_N >= len(self))]
+        if len(without):
             raise TargetsError(
-                f"sample {int(samples_N.max())} has no soft target; the file holds {len(self)} rows"
+                f"sample {int(without[0])} has no soft target; the file holds {len(self)} rows",
+                "delete the file; it is made again for the whole training set",
             )
         return torch.from_numpy(self._targets_SC[samples_N.cpu().numpy()])
+
+
+def _array(column: pa.Array, dtype: str) -> np.ndarray:
+    """The (S, C) view of a fixed-size-list column, without a copy."""
+    if not pa.types.is_fixed_size_list(column.type):
+        raise TypeError(f"its column is {column.type}")
+    values: np.ndarray = column.flatten().to_numpy(zero_copy_only=True)
+    if values.dtype != dtype:
+        raise TypeError(f"its values are {values.dtype}, not {dtype}")
+    return values.reshape(len(column), column.type.list_size)
 
 
 def _refuse_mismatch(path: Path, found: TargetsIdentity, expected: TargetsIdentity) -> None:
@@ -96,6 +107,7 @@ def _refuse_mismatch(path: Path, found: TargetsIdentity, expected: TargetsIdenti
     for field, value in asdict(found).items():
         if value != wanted[field]:
             raise TargetsError(
-                f"{path.name} holds soft targets of another {field}: {value}, wanted {wanted[field]}",
+                f"{path.name} holds soft targets of another {field}: {value}, "
+                f"wanted {wanted[field]}",
                 "delete the file; it is made again for what is wanted",
             )

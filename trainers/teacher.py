@@ -1,4 +1,4 @@
-"""A teacher run: cross-entropy on one-hot targets, validated as it goes, saved at preset accuracies.
+"""A teacher run: cross-entropy on one-hot targets, saved whenever it reaches a preset accuracy.
 
 Harvest rule (SEMANTICS 1). A snapshot of preset p is the first validated state whose top-1 on the
 whole test set lies in [p − 1, p + 1] (paper, Appendix B: "the first time it reached the preset
@@ -21,9 +21,9 @@ from trainers.batches import Batch, BatchSource
 from trainers.control import Control, StopFlag
 from trainers.data import ImageData
 from trainers.distributed import World
-from trainers.engine import Engine, Sums, set_threads
+from trainers.engine import Engine, Sums, configure
 from trainers.evaluate import TestSet, percent, standard_error, teacher_heads
-from trainers.events import Evaluation, Event, Finished, Progress, Row, Snapshot
+from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Row, Snapshot
 from trainers.losses import classifier_loss
 from trainers.models import build_teacher
 from trainers.precision import autocast
@@ -71,15 +71,15 @@ class Harvester:
     """
 
     def __init__(self, model: nn.Module, whole: TestSet, presets: set[float]) -> None:
-        self._model = model
+        self.model = model
         self._whole = whole
         self.count = whole.count
         self.missing = set(presets)
 
     def accuracy(self, weights: Weights) -> float:
         """Top-1 (percent) on the whole test set."""
-        self._model.load_state_dict(weights)
-        return percent(self._whole.correct(self._model, teacher_heads)[0], self._whole.count)
+        self.model.load_state_dict(weights)
+        return percent(self._whole.correct(self.model, teacher_heads)[0], self._whole.count)
 
     def find(
         self, step: int, before: Weights, before_accuracy: float, after: Weights, accuracy: float
@@ -123,6 +123,11 @@ class Validator:
         self._part = part
         self._last_rough: float | None = None
 
+    def start(self, model: nn.Module) -> None:
+        """Says what the first state to be validated is compared with."""
+        if self._part is not None:
+            self._last_rough = self._rough(self._part, model)
+
     def validate(self, model: nn.Module, missing: set[float]) -> float | None:
         """Top-1 (percent) on the whole set, or None when screening saw no preset near."""
         if self._part is not None and not self._worth_confirming(model, missing):
@@ -131,13 +136,16 @@ class Validator:
 
     def _worth_confirming(self, model: nn.Module, missing: set[float]) -> bool:
         assert self._part is not None
-        rough = percent(self._part.correct(model, teacher_heads)[0], self._part.count)
+        rough = self._rough(self._part, model)
         last, self._last_rough = self._last_rough, rough
         margin = TOLERANCE + 3 * standard_error(rough, self._part.count)
         return any(
             abs(rough - preset) <= margin or (last is not None and jumped_over(last, rough, preset))
             for preset in missing
         )
+
+    def _rough(self, part: TestSet, model: nn.Module) -> float:
+        return percent(part.correct(model, teacher_heads)[0], part.count)
 
 
 class TeacherObjective:
@@ -189,7 +197,7 @@ def train_teacher(
     preset and a kept `Checkpoint` per ten points of accuracy. `harvested` presets, which the store
     has, are not looked for. Every worker of a process group consumes its own generator.
     """
-    set_threads(runtime)
+    configure(runtime)
     world = World.current()
     engine = build_engine(spec, data, runtime, world)
     if state is not None:
@@ -207,6 +215,7 @@ def train_teacher(
         copy.deepcopy(engine.model), whole, (wanted | set(STANDARD_PRESETS)) - harvested
     )
     run = _TeacherRun(engine, validator, harvester, wanted, request, data.info.num_train)
+    run.start((state or {}).get("validated"))
     control = Control(stop, runtime.checkpoint_every_s, world, engine.device)
     yield from run.train(control, fresh=state is None)
 
@@ -224,9 +233,22 @@ class _TeacherRun:
         self._wanted = wanted
         self._request = request
         self._epoch_steps = max(1, num_train // engine.batches.batch_size)
-        self._before = _copy(engine.model.state_dict())
-        self._accuracy = harvester.accuracy(self._before)
+        self._before: Weights = {}
+        self._before_step = 0
+        self._accuracy = float("nan")
         self._accuracy_known = True
+
+    def start(self, validated: dict[str, Any] | None) -> None:
+        """Takes up the last validated state: the present one, or the earlier one that a checkpoint
+        between two validations brings along."""
+        engine = self._engine
+        weights, step = engine.model.state_dict(), engine.step
+        if validated is not None:
+            weights, step = validated["weights"], validated["step"]
+        self._before = {name: value.to(engine.device) for name, value in _copy(weights).items()}
+        self._before_step = step
+        self._accuracy = self._harvester.accuracy(self._before)
+        self._validator.start(self._harvester.model)
         engine.rest()
 
     def _missing(self) -> set[float]:
@@ -239,20 +261,29 @@ class _TeacherRun:
             yield from self._start()
         while self._missing() and engine.step < request.horizon:
             engine.update()
-            if engine.step % request.validate_every == 0 or engine.step == request.horizon:
+            if engine.step % request.validate_every == 0:
                 yield from self._validate()
             if time.monotonic() - told >= 1.0:
                 told = time.monotonic()
                 yield Progress(step=engine.step, top1=self._accuracy)
             checkpoint_due, stopping = control.ask(engine.step)
             if checkpoint_due:
-                yield checkpoint_of(engine)
+                yield self._checkpoint()
             if stopping and self._missing() and engine.step < request.horizon:
                 yield Finished(reason="stopped", step=engine.step)
                 return
-        yield checkpoint_of(engine)
+        yield self._checkpoint()
         missing = tuple(sorted(self._missing()))
         yield Finished(reason="exhausted" if missing else "done", step=engine.step, missing=missing)
+
+    def _checkpoint(self) -> Checkpoint:
+        """The engine's state, and between two validations the weights of the earlier one too: an
+        update that is bisected after the resumption must begin where it would have begun."""
+        event = checkpoint_of(self._engine)
+        if event.state and self._before_step != event.step:
+            weights = {name: value.cpu() for name, value in self._before.items()}
+            event.state["validated"] = {"step": self._before_step, "weights": weights}
+        return event
 
     def _start(self) -> Iterator[Event]:
         """The random initialisation counts as validated: the paper's 10% teacher is one."""
@@ -264,22 +295,23 @@ class _TeacherRun:
     def _validate(self) -> Iterator[Event]:
         engine = self._engine
         rate = engine.lap()
+        means = engine.means()
         accuracy = self._validator.validate(engine.model, self._harvester.missing)
         weights = _copy(engine.model.state_dict())
         if accuracy is None:
             # Screened away: the update's other end, should the next one have to be bisected, still
             # needs its accuracy on the whole set; `_accuracy_before` measures it then.
-            self._before, self._accuracy_known = weights, False
+            self._before, self._before_step, self._accuracy_known = weights, engine.step, False
             engine.rest()
             return
         before = self._accuracy_before()
-        row = self._row(accuracy, engine.means(), rate)
-        yield Evaluation(row=row)
+        yield Evaluation(row=self._row(accuracy, means, rate))
         for snapshot in self._harvester.find(engine.step, self._before, before, weights, accuracy):
             yield snapshot
             if snapshot.preset % 10 == 0:
                 yield checkpoint_of(engine, keep_as=f"{snapshot.preset:g}")
-        self._before, self._accuracy, self._accuracy_known = weights, accuracy, True
+        self._before, self._before_step = weights, engine.step
+        self._accuracy, self._accuracy_known = accuracy, True
         engine.rest()
 
     def _accuracy_before(self) -> float:
