@@ -16,66 +16,116 @@ from orchestrator.errors import UserError
 from orchestrator.resolve import PROVISIONAL
 from orchestrator.spec import Sweep
 from orchestrator.store import Store
-from trainers.data import OFFICIAL, DatasetInfo, find_source, load_info, prepare
+from trainers.data import (
+    OFFICIAL,
+    DatasetInfo,
+    Source,
+    find_source,
+    load_info,
+    made_from,
+    prepare,
+    read_meta,
+)
 from trainers.errors import TrainerError
 
-__all__ = ["Location", "known_infos", "locations_of", "prepare_dataset", "wanted_datasets"]
+__all__ = [
+    "Location",
+    "check_locations",
+    "check_sources",
+    "is_prepared",
+    "known_infos",
+    "locations_of",
+    "prepare_dataset",
+    "wanted_datasets",
+]
 
 _FILES = ("train-images.npy", "train-labels.npy", "test-images.npy", "test-labels.npy", "meta.json")
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a data set's raw files lie. image_size: pixels to resize to, or None."""
+    """Where a data set's raw files lie, and how they are read. path: None if nothing is said (the
+    store has it, or it is `digits`). image_size: pixels to resize to; None leaves images as they
+    are. image_column, label_column: of Parquet files; None takes the usual names."""
 
-    path: Path
+    path: Path | None = None
     image_size: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        return {"image_column": self.image_column, "label_column": self.label_column}
 
 
 def locations_of(sweeps: Iterable[Sweep], options: Iterable[str] = ()) -> dict[str, Location]:
-    """By data set: what sweep files say (relative to the file), overridden by `--data NAME=PATH`."""
+    """By data set: what sweep files say (relative to the file); `--data NAME=PATH` overrides it.
+
+    Raises UserError for an option without a path, and where two sweeps disagree.
+    """
+    asked = dict(map(_path_option, options))
     found: dict[str, Location] = {}
+    files: dict[str, str] = {}
     for sweep in sweeps:
-        for name, location in sweep.data.items():
-            path = (Path(sweep.file).parent / location.path).expanduser()
-            found[name] = Location(path, location.image_size)
-    for option in options:
-        name, separator, path_text = option.partition("=")
-        if not separator or not name or not path_text:
-            raise UserError(f"--data {option} names no folder", "write --data NAME=PATH")
-        size = found[name].image_size if name in found else None
-        found[name] = Location(Path(path_text).expanduser(), size)
-    return found
+        for name, entry in sweep.data.items():
+            path = Path(sweep.file).parent / Path(entry.path).expanduser() if entry.path else None
+            location = Location(
+                path=asked.get(name, path),
+                image_size=entry.image_size,
+                image_column=entry.image_column,
+                label_column=entry.label_column,
+            )
+            if found.setdefault(name, location) != location:
+                raise UserError(
+                    f"{files[name]} and {sweep.file} say different things of data set {name}",
+                    "say the same under `data:`, or give one of them another name",
+                )
+            files.setdefault(name, sweep.file)
+    return {name: Location(path) for name, path in asked.items()} | found
+
+
+def _path_option(option: str) -> tuple[str, Path]:
+    name, separator, path = option.partition("=")
+    if not separator or not name or not path:
+        raise UserError(f"--data {option} names no folder", "write --data NAME=PATH")
+    return name, Path(path).expanduser()
+
+
+def is_prepared(store: Store, name: str) -> bool:
+    return store.exists(f"{paths.dataset_dir(name)}/meta.json")
 
 
 def prepared_infos(store: Store) -> dict[str, DatasetInfo]:
     """What the store holds decoded."""
     found = {}
     for name in store.list("datasets"):
-        if store.exists(f"{paths.dataset_dir(name)}/meta.json"):
-            found[name] = _info(store, name)
+        if is_prepared(store, name):
+            found[name] = load_info(_local(store, name))
     return found
 
 
-def _info(store: Store, name: str) -> DatasetInfo:
-    meta = store.local(f"{paths.dataset_dir(name)}/meta.json")
-    return load_info(meta.parent)
+def _local(store: Store, name: str) -> Path:
+    """A folder here with the data set's meta.json."""
+    return store.local(f"{paths.dataset_dir(name)}/meta.json").parent
 
 
 def known_infos(store: Store, locations: Mapping[str, Location]) -> dict[str, DatasetInfo]:
     """Everything a planner may rely on: the store's, else the official ones. An official name whose
-    files lie in another form (Parquet, folders) may have other pixels: its fingerprint is
+    files lie in another form (Parquet, folders) or are resized has other pixels: its fingerprint is
     provisional until it is decoded."""
     infos = dict(OFFICIAL)
     for name, location in locations.items():
-        if name in infos and not _is_official(name, location):
-            infos[name] = dataclasses.replace(infos[name], fingerprint=PROVISIONAL)
+        if name not in infos:
+            continue
+        size = location.image_size or infos[name].image_size
+        if size != infos[name].image_size or not _is_official(name, location):
+            infos[name] = dataclasses.replace(infos[name], image_size=size, fingerprint=PROVISIONAL)
     return infos | prepared_infos(store)
 
 
 def _is_official(name: str, location: Location) -> bool:
     try:
-        return find_source(name, location.path).official_fingerprint is not None
+        return _source(name, location).official_fingerprint is not None
     except TrainerError:
         return True  # nothing there: `run` will say so; a plan may still assume the real thing
 
@@ -90,6 +140,88 @@ def wanted_datasets(sweeps: Iterable[Sweep]) -> list[str]:
     return list(names)
 
 
+def check_sources(sweeps: Iterable[Sweep], locations: Mapping[str, Location], store: Store) -> None:
+    """Raises UserError for a data set that is neither in the store nor where it is said to be."""
+    for name in wanted_datasets(sweeps):
+        if is_prepared(store, name):
+            continue
+        try:
+            _source(name, locations.get(name, Location()))
+        except TrainerError as error:
+            how = f"--data {name}=PATH, or `targetsweep data prepare {name}`"
+            raise UserError(error.problem, f"{error.remedy}: {how}") from error
+
+
+def _source(name: str, location: Location) -> Source:
+    return find_source(name, location.path, **location.columns)
+
+
+def check_locations(
+    sweeps: Iterable[Sweep], locations: Mapping[str, Location], store: Store
+) -> None:
+    """Raises UserError where the store holds another data set of a name that the sweeps train on
+    than is located, or where `digits`, which has no files, is."""
+    for name in wanted_datasets(sweeps):
+        location = locations.get(name)
+        if location is None:
+            continue
+        if name == "digits":
+            _check_digits(location)
+        if is_prepared(store, name):
+            _check_stored(store, name, location)
+
+
+def _check_digits(location: Location) -> None:
+    try:
+        _source("digits", location)
+    except TrainerError as error:
+        raise UserError(error.problem, error.remedy) from error
+
+
+def _check_stored(store: Store, name: str, location: Location) -> None:
+    """Raises UserError unless what the store holds is what `location` asks for. Files that are not
+    on this machine are not asked: the store may be a copy."""
+    try:
+        folder = _local(store, name)
+        fault = _size_fault(folder, location) or _column_fault(folder, location)
+        if fault is None and location.path is not None and location.path.exists():
+            same = made_from(folder, _source(name, location))
+            fault = None if same else ("made from other files", f"those in {location.path}")
+    except TrainerError as error:
+        raise UserError(error.problem, error.remedy) from error
+    except OSError as error:
+        raise UserError(f"cannot read data set {name}: {error}", "fix its permissions") from error
+    if fault is not None:
+        held, asked = fault
+        raise UserError(
+            f"{store.uri} holds data set {name} {held}, but {asked} is asked for",
+            "give the data set another name, take another store, or leave its location out",
+        )
+
+
+Fault = tuple[str, str]
+"""What the store holds, and what is asked."""
+
+
+def _size_fault(folder: Path, location: Location) -> Fault | None:
+    held, resized = load_info(folder).image_size, read_meta(folder).get("resized_to")
+    if location.image_size is None:
+        as_they_are = location.path is None or resized is None
+        return None if as_they_are else (f"resized to {resized} pixels", "no image_size")
+    if location.image_size != held:
+        return f"of {held} pixels", f"image_size {location.image_size}"
+    return None
+
+
+def _column_fault(folder: Path, location: Location) -> Fault | None:
+    meta = read_meta(folder)
+    for field, asked in location.columns.items():
+        held = meta.get(field)
+        if asked != held and (asked is not None or location.path is not None):
+            return f"of {field} {held or 'by default'}", f"{field} {asked or 'by default'}"
+    return None
+
+
 def prepare_dataset(
     store: Store,
     name: str,
@@ -99,9 +231,13 @@ def prepare_dataset(
     download: bool = False,
 ) -> DatasetInfo:
     """Decodes a data set into the store unless it is there. Raises UserError (with the remedy) for
-    data that is missing or damaged."""
-    path = location.path if location else None
-    size = location.image_size if location else None
+    data that is missing or damaged, or where the store holds another data set of this name."""
+    location = location or Location()
+    if name == "digits":
+        _check_digits(location)
+    if is_prepared(store, name):
+        _check_stored(store, name, location)
+        return load_info(_local(store, name))
     try:
         with RichProgress(console=console, transient=True) as bar:
             tasks = {
@@ -111,16 +247,17 @@ def prepare_dataset(
             def show(split: str, done: int, total: int) -> None:
                 bar.update(tasks[split], completed=done, total=total)
 
-            if store.is_local:
-                out = store.root / paths.dataset_dir(name)
+            def decode(out: Path) -> DatasetInfo:
                 return prepare(
-                    name, out=out, path=path, image_size=size, download=download, progress=show
-                )
+                    name, out=out, path=location.path, image_size=location.image_size,
+                    **location.columns, download=download, progress=show,
+                )  # fmt: skip
+
+            if store.is_local:
+                return decode(store.root / paths.dataset_dir(name))
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / name
-                info = prepare(
-                    name, out=out, path=path, image_size=size, download=download, progress=show
-                )
+                info = decode(out)
                 for file in _FILES:  # meta.json last: it makes the data set exist
                     store.upload(out / file, f"{paths.dataset_dir(name)}/{file}")
                 return info

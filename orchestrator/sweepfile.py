@@ -24,9 +24,14 @@ class _Section(BaseModel):
 class DataLocation(_Section):
     """Where a data set lies. Never part of a key: the content's fingerprint is."""
 
-    path: str
+    path: str | None = None
+    """Folder of its files, relative to this one; null: what the store holds, or `digits`."""
     image_size: Annotated[int, Field(ge=1)] | None = None
     """Pixels that images are resized to; null: as they are, or the data set's own rule."""
+    image_column: str | None = None
+    """Column of Parquet files with the images; null: `image` or `img`."""
+    label_column: str | None = None
+    """Column of Parquet files with the labels; null: `label` or `fine_label`."""
 
 
 class GridFile(_Section):
@@ -129,6 +134,8 @@ def _without_echoes(error: ValidationError, names: Iterable[str]) -> Iterator[Er
 
 def _message(text: str, value: object) -> str:
     text = text.removeprefix("Value error, ")
+    # pydantic names its classes; a person writes YAML.
+    text = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", text)
     text = text[:1].lower() + text[1:]
     return text if value is None or isinstance(value, Mapping) else f"is {value!r}: {text}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from trainers.errors import UnsuitableError
 
 __all__ = ["GhostBatchNorm2d", "SyncBatchNorm2d", "World", "convert_batch_norm", "data_parallel"]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,14 @@ class World:
         if self.size > 1:
             dist.all_reduce(value, dist.ReduceOp.MIN)
         return value
+
+    def share(self, value: T) -> T:
+        """Rank 0's value (plain data) on every worker; every worker must call it."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
 
     def from_first(self, value: Tensor) -> Tensor:
         """Rank 0's tensor, on every worker, in place."""

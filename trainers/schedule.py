@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["EARLY_STEPS", "evaluation_interval", "evaluation_steps"]
+__all__ = ["EARLY_STEPS", "evaluation_interval", "evaluation_steps", "steps_per_epoch"]
 
 EARLY_STEPS = (10, 20, 50, 100, 150, 200, 300, 500, 700, 1_000, 1_200, 1_500)
 """The steps of the paper's Table 2."""
 
 _LONG_EPOCH = 1_000
+
+
+def steps_per_epoch(num_train: int, batch_size: int) -> int:
+    """Full batches of the full training set, whatever the IPC: the paper's epoch."""
+    return max(num_train // batch_size, 1)
 
 
 def evaluation_interval(steps_per_epoch: int) -> int:

@@ -30,6 +30,7 @@ __all__ = [
     "TargetsSpec",
     "TeacherRef",
     "TeacherSpec",
+    "targets_dtype",
 ]
 
 SEMANTICS = 1
@@ -131,7 +132,8 @@ class TeacherRef:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSpec:
-    """A teacher: cross-entropy on one-hot targets, always on the full training set (Strategy A)."""
+    """A teacher: cross-entropy on one-hot targets (strategy A), always on the full training set.
+    Batch-norm sees its global batch."""
 
     dataset: Dataset
     backbone: Backbone
@@ -139,7 +141,6 @@ class TeacherSpec:
     optimizer: AdamW
     batch_size: int
     seed: int
-    norm_batch: int | None = None
     precision: Precision = "fp32"
 
 
@@ -180,6 +181,12 @@ class TargetsSpec:
     split: Literal["train"] = "train"
     view: Literal["plain"] = "plain"
     dtype: Literal["float32", "float16"] = "float32"
+
+
+def targets_dtype(num_classes: int) -> Literal["float32", "float16"]:
+    """How soft targets are stored: half precision above 200 classes, where ImageNet's would take
+    5 GB instead of 2.6."""
+    return "float32" if num_classes <= 200 else "float16"
 
 
 RunSpec = TeacherSpec | StudentSpec | TargetsSpec

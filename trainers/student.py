@@ -20,7 +20,7 @@ from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, R
 from trainers.losses import classifier_loss, projection_loss, target_entropy
 from trainers.models import build_student
 from trainers.precision import autocast
-from trainers.schedule import evaluation_steps
+from trainers.schedule import evaluation_steps, steps_per_epoch
 from trainers.spec import Request, Runtime, StudentSpec
 from trainers.strategies import one_hot, shared_target, soft_target
 from trainers.targets import SoftTargets
@@ -154,7 +154,7 @@ def train_student(
         data.test_images.to(engine.device), data.test_labels.to(engine.device),
         data.info.mean, data.info.std, world=world, precision=spec.precision,
     )  # fmt: skip
-    epoch_steps = max(1, data.info.num_train // spec.batch_size)
+    epoch_steps = steps_per_epoch(data.info.num_train, spec.batch_size)
     due = frozenset(evaluation_steps(request.horizon, epoch_steps, request.evaluate_at))
     control = Control(stop, runtime.checkpoint_every_s, world, engine.device)
     top1, told = None, time.monotonic()
@@ -184,8 +184,8 @@ def checkpoint_of(engine: Engine, keep_as: str | None = None) -> Checkpoint:
 
 
 def _evaluation(engine: Engine, tests: TestSet, epoch_steps: int) -> Row:
+    means = engine.means()  # waits for the device, so the lap below times the steps themselves
     rate = engine.lap()
-    means = engine.means()
     right_h, right_g = tests.correct(engine.model, student_heads)
     engine.rest()
     return {

@@ -28,6 +28,7 @@ from trainers.losses import classifier_loss
 from trainers.models import build_teacher
 from trainers.precision import autocast
 from trainers.presets import STANDARD_PRESETS
+from trainers.schedule import steps_per_epoch
 from trainers.spec import Request, Runtime, TeacherSpec
 from trainers.strategies import one_hot
 from trainers.student import checkpoint_of
@@ -177,7 +178,7 @@ def build_engine(spec: TeacherSpec, data: ImageData, runtime: Runtime, world: Wo
     objective = TeacherObjective(spec, data.train_labels.to(device), data.info.num_classes)
     return Engine(
         model, objective, batches, optimizer=spec.optimizer, role="teacher", seed=spec.seed,
-        norm_batch=spec.norm_batch, runtime=runtime, world=world,
+        norm_batch=None, runtime=runtime, world=world,
     )  # fmt: skip
 
 
@@ -232,7 +233,7 @@ class _TeacherRun:
         self._harvester = harvester
         self._wanted = wanted
         self._request = request
-        self._epoch_steps = max(1, num_train // engine.batches.batch_size)
+        self._epoch_steps = steps_per_epoch(num_train, engine.batches.batch_size)
         self._before: Weights = {}
         self._before_step = 0
         self._accuracy = float("nan")
@@ -294,8 +295,8 @@ class _TeacherRun:
 
     def _validate(self) -> Iterator[Event]:
         engine = self._engine
+        means = engine.means()  # waits for the device, so the lap below times the steps themselves
         rate = engine.lap()
-        means = engine.means()
         accuracy = self._validator.validate(engine.model, self._harvester.missing)
         weights = _copy(engine.model.state_dict())
         if accuracy is None:

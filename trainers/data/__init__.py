@@ -4,8 +4,8 @@ from trainers.data.catalogue import OFFICIAL
 from trainers.data.images import ImageData, content_fingerprint
 from trainers.data.info import DatasetInfo
 from trainers.data.order import SampleOrder
-from trainers.data.prepare import find_source, prepare
-from trainers.data.prepared import load, load_info
+from trainers.data.prepare import find_source, made_from, prepare
+from trainers.data.prepared import load, load_info, read_meta
 from trainers.data.source import Source
 from trainers.data.subset import ipc_indices
 
@@ -20,5 +20,7 @@ __all__ = [
     "ipc_indices",
     "load",
     "load_info",
+    "made_from",
     "prepare",
+    "read_meta",
 ]

@@ -37,9 +37,20 @@ class FolderSource:
     def read(self, split: SplitName, image_size: int | None) -> Split:
         root = self.train if split == "train" else self.test
         labelled = list(self._labelled(root))
+        if split == "train":
+            self._check_classes({label for _, label in labelled})
         labels = np.array([label for _, label in labelled], dtype=np.int64)
         encoded = ((file.read_bytes(), str(file)) for file, _ in labelled)
         return Split(labels=labels, images=decode_all(encoded, image_size))
+
+    def _check_classes(self, found: set[int]) -> None:
+        """A class without images would still be a class of the model: mostly half a copy."""
+        empty = [name for label, name in enumerate(self.class_names()) if label not in found]
+        if empty:
+            raise DataError(
+                f"{self.train / empty[0]} holds no image",
+                "add the images of this class, or remove its folder",
+            )
 
     def _labelled(self, root: Path) -> Iterator[tuple[Path, int]]:
         classes = {name: index for index, name in enumerate(self.class_names())}

@@ -27,12 +27,6 @@ class SampleOrder:
         self._seed = seed
         self._permutations: dict[int, npt.NDArray[np.int64]] = {}
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Batches per permutation: whole, or a fraction below 1 if a batch takes several."""
-        whole = self.num_samples // self.batch_size
-        return whole if whole else self.num_samples / self.batch_size
-
     def batch(self, step: int) -> npt.NDArray[np.int64]:
         """Positions in 0..num_samples-1 of the batch of `step` (from 0), (batch_size,)."""
         if self.num_samples >= self.batch_size:

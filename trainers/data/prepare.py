@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from trainers.data.prepared import META, load_info, open_arrays, read_meta, repl
 from trainers.data.source import SPLITS, LocatedImage, Source, Split, SplitName
 from trainers.errors import DataError
 
-__all__ = ["Progress", "find_source", "prepare"]
+__all__ = ["Progress", "find_source", "made_from", "prepare"]
 
 Progress = Callable[[SplitName, int, int], None]
 """Called with (split, images decoded, images in all), now and then."""
@@ -41,10 +41,17 @@ def find_source(
     official archive, Parquet files or image folders, in that order.
 
     image_column, label_column: of Parquet files; None takes the usual names.
-    Raises DataError, saying what was looked for, if there is nothing.
+    Raises DataError, saying what was looked for, if there is nothing, and where a path or a column
+    is named that nobody would read.
     """
+    columns = [column for column in (image_column, label_column) if column is not None]
     if name == "digits":
-        return DigitsSource()
+        if path is not None:
+            raise DataError(
+                f"data set 'digits' comes with scikit-learn: nothing is read from {path}",
+                "leave the path out, or give your data set another name",
+            )
+        return _without_columns(name, DigitsSource(), columns)
     if path is None or not path.is_dir():
         missing = "no path is given for it" if path is None else f"{path} is not a folder"
         raise DataError(f"data set {name!r} is not there: {missing}", _where_to_get(name))
@@ -59,7 +66,16 @@ def find_source(
             f"{', '.join(_looked_for(name))}",
             _where_to_get(name),
         )
-    return found
+    return found if found.kind == "parquet" else _without_columns(name, found, columns)
+
+
+def _without_columns(name: str, source: Source, columns: Sequence[str]) -> Source:
+    if columns:
+        raise DataError(
+            f"data set {name!r} has no column {columns[0]}: it is no Parquet file ({source.kind})",
+            "leave image_column and label_column out",
+        )
+    return source
 
 
 def prepare(
@@ -76,14 +92,20 @@ def prepare(
     """Decodes data set `name` from folder `path` into folder `out`, unless it is there already.
 
     image_size: resize the shorter side to it and centre-crop; required if sizes differ.
-    download: fetch the official CIFAR archive into `path` (default `out`/archive) if need be.
+    download: fetch the official CIFAR archive into `path` (default `out`/archive) if need be;
+    `digits` needs none.
     An official data set, verified and not resized, gets its pinned fingerprint; anything else that
     of its content. Raises DataError if the data set is missing, damaged or has unlike sizes.
     """
-    wanted: dict[str, Any] = {"name": name, "resized_to": image_size}
+    wanted: dict[str, Any] = {
+        "name": name,
+        "resized_to": image_size,
+        "image_column": image_column,
+        "label_column": label_column,
+    }
     if path is None and _is_prepared(out, wanted):
         return load_info(out)
-    if download:
+    if download and name != "digits":
         path = path or out / "archive"
         if archive.find(name, path) is None:
             archive.download(name, path)
@@ -92,6 +114,15 @@ def prepare(
     if _is_prepared(out, wanted):
         return load_info(out)
     return _decode_into(out, source, wanted, progress)
+
+
+def made_from(folder: Path, source: Source) -> bool:
+    """Whether the prepared data set in `folder` was decoded from `source`: from the same official
+    content, packed or not, or else from files of the same names and sizes."""
+    meta = read_meta(folder)
+    if meta.get("source") != source.kind:
+        return False
+    return source.official_fingerprint is not None or meta.get("source_id") == _source_id(source)
 
 
 def _is_prepared(out: Path, wanted: dict[str, Any]) -> bool:
@@ -130,7 +161,9 @@ def _decode_into(
         size = _write_split(out, split, source.read(split, origin["resized_to"]), size, progress)
     arrays = open_arrays(out)
     name, content, classes = origin["name"], content_fingerprint(*arrays), source.class_names()
-    info = _describe(name, _identity(name, source, size, content), arrays, classes)
+    info = _describe(name, arrays, classes)
+    fingerprint = _identity(name, source, size, _content_and_classes(content, info, arrays))
+    info = replace(info, fingerprint=fingerprint)
     meta = {**asdict(info), **origin, "content": content, "classes": classes}
     with replacing(out / META) as temporary:
         temporary.write_text(json.dumps(meta, indent=2) + "\n")
@@ -185,14 +218,27 @@ def _identity(name: str, source: Source, image_size: int | None, content: str) -
     return official
 
 
+def _content_and_classes(
+    content: str, info: DatasetInfo, arrays: tuple[npt.NDArray[Any], ...]
+) -> str:
+    """The arrays' fingerprint; with the number of classes where class names make it exceed what the
+    labels show, since a model of that data set is another one."""
+    if info.num_classes == _labelled_classes(arrays):
+        return content
+    return hashlib.sha256(f"{content} {info.num_classes}".encode()).hexdigest()
+
+
+def _labelled_classes(arrays: tuple[npt.NDArray[Any], ...]) -> int:
+    _, train_labels, _, test_labels = arrays
+    return 1 + int(max(train_labels.max(), test_labels.max()))
+
+
 def _describe(
-    name: str,
-    fingerprint: str,
-    arrays: tuple[npt.NDArray[Any], ...],
-    classes: tuple[str, ...] | None,
+    name: str, arrays: tuple[npt.NDArray[Any], ...], classes: tuple[str, ...] | None
 ) -> DatasetInfo:
+    """All but the fingerprint."""
     train_images, train_labels, _, test_labels = arrays
-    num_classes = 1 + int(max(train_labels.max(), test_labels.max()))
+    num_classes = _labelled_classes(arrays)
     if classes is not None and num_classes > len(classes):
         raise DataError(
             f"{name!r} has {len(classes)} class names, but a label {num_classes - 1}",
@@ -204,7 +250,7 @@ def _describe(
         mean, std = OFFICIAL[name].mean, OFFICIAL[name].std
     return DatasetInfo(
         name=name,
-        fingerprint=fingerprint,
+        fingerprint="",
         num_classes=len(counts),
         num_train=len(train_labels),
         num_test=len(test_labels),

@@ -62,7 +62,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
         meta: dict[str, Any] = json.loads((folder / META).read_text())
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{folder} holds no prepared data set: {error}", "prepare the data set again"
+            f"{folder} holds no prepared data set: {error}",
+            "delete the folder and prepare the data set again",
         ) from error
     return meta
 
