@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from dashboards.layout import FigureItem, TableItem
-from orchestrator.durations import steps_per_epoch
 from orchestrator.grid import Point
 from orchestrator.merge import PlannedPoint
 from orchestrator.reportpoints import item_points
 from orchestrator.settings import INDEX, NUM_REPORTED
 from orchestrator.spec import Sweep
 from trainers.data.info import DatasetInfo
-from trainers.schedule import evaluation_steps
+from trainers.schedule import evaluation_steps, steps_per_epoch
 
 __all__ = ["count_cells"]
 
@@ -56,7 +55,7 @@ def _steps(
 ) -> frozenset[int]:
     if isinstance(item, FigureItem) and item.x == "step":
         info = infos.get(point[_DATASET])
-        epoch = steps_per_epoch(info, point[_BATCH_SIZE]) if info else horizon
+        epoch = steps_per_epoch(info.num_train, point[_BATCH_SIZE]) if info else horizon
         return _curve(horizon, epoch)
     return frozenset(item.steps or (horizon,))
 

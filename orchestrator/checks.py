@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.durations import as_steps, steps_per_epoch
+from orchestrator.durations import as_steps
 from orchestrator.errors import Problem
 from orchestrator.fieldtypes import Value, plain
 from orchestrator.grid import Grid, Place, Point, expand_grid, projection
 from orchestrator.settings import FIELDS, INDEX
 from trainers.data.info import DatasetInfo
+from trainers.schedule import steps_per_epoch
 
 __all__ = ["check_grids", "check_unread"]
 
@@ -153,7 +154,9 @@ def _epochs_known(name: str) -> _Check:
             return _Fault(name, message, "prepare the data set first, or give steps")
         if as_steps(duration, info, batch) is None:
             message = f"is {duration!r}: less than one step of {batch} images"
-            return _Fault(name, message, f"an epoch has {steps_per_epoch(info, batch)} steps")
+            return _Fault(
+                name, message, f"an epoch has {steps_per_epoch(info.num_train, batch)} steps"
+            )
         return None
 
     return _Check((name, "dataset", "training.batch_size"), test)

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator import paths
+from orchestrator.errors import StoreError
 from orchestrator.identity import canonical
-from orchestrator.ledger import Entry, Ledger, State
+from orchestrator.ledger import Entry, Ledger
 from orchestrator.retry import Cause, Decision, Failure
 from orchestrator.store import Store
 from orchestrator.trial import TrialConfig
@@ -63,7 +64,12 @@ class TrialSettings:
 
 class Conductor:
     def __init__(
-        self, ledger: Ledger, store: Store, settings: TrialSettings, listeners: list[Listener]
+        self,
+        ledger: Ledger,
+        store: Store,
+        settings: TrialSettings,
+        listeners: list[Listener],
+        lost: threading.Event | None = None,
     ) -> None:
         self.lock = threading.RLock()
         self.ledger = ledger
@@ -72,7 +78,7 @@ class Conductor:
         self._store = store
         self._settings = settings
         self._listeners = listeners
-        self._blocked: set[str] = set()
+        self._lost = lost
         self._tell_blocked()
 
     # -- for the searcher --------------------------------------------------------------------
@@ -80,6 +86,8 @@ class Conductor:
     @property
     def finished(self) -> bool:
         with self.lock:
+            if self._lost is not None and self._lost.is_set():
+                self.ledger.stopping = True  # no flag: it would stop the other driver's trials
             return self.ledger.finished
 
     def next_trial(self) -> TrialConfig | None:
@@ -136,7 +144,7 @@ class Conductor:
     def _write_orders(self, unit: Unit, attempt: str) -> None:
         """run.json once; request.json before every attempt, which takes the run away from a worker
         of an earlier one that should be dead and is not (its driver or its network died)."""
-        if self._store.read_json(paths.run_json(unit.name)) is None:
+        if not self._is_described(unit):
             self._store.write_json(
                 paths.run_json(unit.name),
                 {
@@ -153,6 +161,13 @@ class Conductor:
             "attempt": attempt,
         }
         self._store.write_json(paths.request_json(unit.name), request)
+
+    def _is_described(self, unit: Unit) -> bool:
+        """Whether run.json is there and can be read; a damaged one is written anew."""
+        try:
+            return self._store.read_json(paths.run_json(unit.name)) is not None
+        except StoreError:
+            return False
 
     def _config(self, entry: Entry, unit: Unit) -> TrialConfig:
         settings = self._settings
@@ -240,11 +255,9 @@ class Conductor:
         )
 
     def _tell_blocked(self) -> None:
-        for entry in self.ledger.in_state(State.BLOCKED):
-            if entry.task.name not in self._blocked:
-                self._blocked.add(entry.task.name)
-                for listener in self._listeners:
-                    listener.blocked(_unit(entry), entry.blocked_by or "")
+        for entry in self.ledger.take_newly_blocked():
+            for listener in self._listeners:
+                listener.blocked(_unit(entry), entry.blocked_by or "")
 
     def _tell(self, message: Callable[[Listener], None]) -> None:
         for listener in self._listeners:

@@ -7,10 +7,14 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from dashboards.store import child_uri
 from orchestrator import paths
@@ -24,7 +28,7 @@ from orchestrator.store import Store
 from orchestrator.units import Unit
 from trainers.spec import Runtime
 
-__all__ = ["DriveOptions", "Outcome", "drive"]
+__all__ = ["DriveOptions", "Outcome", "check_machine", "check_options", "drive"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +67,13 @@ def drive(
     options: DriveOptions,
     progress: Progress,
     listeners: Sequence[Listener] = (),
+    lost: threading.Event | None = None,
 ) -> Outcome:
-    """Runs what is left of a plan, as far as needs are or become met."""
+    """Runs what is left of a plan, as far as needs are or become met. lost: once set, the store is
+    another driver's, and nothing more is begun."""
     store.delete(paths.stop_flag())
     with _ray(options), _scratch(store) as (local, shared):
-        use_gpu, capacity = _cluster_capacity(options)
+        use_gpu, capacity = _cluster_capacity()
         ledger = Ledger(
             plan.left,
             capacity,
@@ -87,10 +93,12 @@ def drive(
                 checkpoint_every_s=options.checkpoint_every_s,
             ),
         )
-        conductor = Conductor(ledger, store, settings, [progress, *listeners])
+        if options.gpus_per_run != 1 and not use_gpu:
+            progress.warned("there is no GPU: --gpus-per-run is ignored")
+        conductor = Conductor(ledger, store, settings, [progress, *listeners], lost)
         progress.watch(conductor)
         with progress, _signals(conductor, progress) as interrupted:
-            _tune(conductor, _slots(capacity, ledger), local)
+            _tune(conductor, _slots(capacity, ledger, options), local)
     store.delete(paths.stop_flag())
     return _outcome(ledger, bool(interrupted))
 
@@ -144,8 +152,8 @@ def check_machine(units: Iterable[Unit], options: DriveOptions) -> None:
         import torch
 
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        use_gpu, capacity = _capacity(options, gpus=gpus, cpus=_local_slots(options))
-        _refuse_unfit(units, capacity, options, use_gpu)
+        capacity = Capacity(float(gpus or _local_slots(options)))
+        _refuse_unfit(units, capacity, options, bool(gpus))
 
 
 def _refuse_unfit(
@@ -160,12 +168,19 @@ def _refuse_unfit(
                 f"{unit.label} has batches of {batch}, which {shape.workers} workers cannot share",
                 "choose a number of workers that divides training.batch_size",
             )
+        norm_batch = getattr(unit.spec, "norm_batch", None)
+        if norm_batch is not None and batch // shape.workers % norm_batch:
+            raise MachineError(
+                f"{unit.label}: norm_batch {norm_batch} does not divide what each of "
+                f"{shape.workers} workers sees, {batch // shape.workers} samples",
+                "choose another number of workers",
+            )
         if not capacity.can_ever_fit(shape):
             kind = "GPUs" if use_gpu else "CPU slots"
             raise MachineError(
                 f"{unit.label} wants {shape.devices:g} {kind} ({shape.workers} workers), but only "
                 f"{capacity.total:g} are there",
-                "lower scaling.workers or --workers-per-run, or raise --concurrency",
+                "lower scaling.workers or --workers-per-run",
             )
 
 
@@ -178,6 +193,7 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_COLOR_PREFIX": "0",  # its remarks on dead workers go to logs too
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -194,6 +210,7 @@ def _ray(options: DriveOptions) -> Iterator[None]:
     address = options.ray_address
     if address is None:
         arguments |= {"num_cpus": _local_slots(options), "include_dashboard": False}
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         # "local": without an address Ray would join any cluster that it finds on this machine.
         ray.init(address=address or "local", **arguments)
@@ -202,18 +219,33 @@ def _ray(options: DriveOptions) -> Iterator[None]:
             f"no Ray cluster at {address or 'this machine'}: {error}",
             "check the address (`targetsweep doctor --ray-address …`)",
         ) from error
+    signal.signal(signal.SIGTERM, terminate)  # Ray's own ends the process without a word
     try:
         yield
     finally:
         ray.shutdown()
 
 
+_SCRATCH = "targetsweep-driver-"
+
+
+def _sweep_scratch() -> None:
+    """Removes the folders of drivers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
+        pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def _scratch(store: Store) -> Iterator[tuple[str, str]]:
     """Folders for what Tune and Train insist on writing: Tune's here, Train's where all nodes see
     it. Nothing in them is needed again."""
-    local = tempfile.mkdtemp(prefix="targetsweep-")
+    _sweep_scratch()
+    local = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
     shared = child_uri(store.uri, ".ray")
+    if store.is_local:
+        shutil.rmtree(shared, ignore_errors=True)  # a killed driver's
     try:
         yield local, shared
     finally:
@@ -223,28 +255,24 @@ def _scratch(store: Store) -> Iterator[tuple[str, str]]:
 
 
 def _local_slots(options: DriveOptions) -> int:
-    """CPU slots of a Ray that is started here; more than there are cores if somebody says so."""
-    return max(os.cpu_count() or 1, options.concurrency or 1, options.workers_per_run or 1)
+    """CPU slots of a Ray that is started here; more than there are cores if somebody says so, and
+    two at least, so that any machine can try a distributed run."""
+    return max(os.cpu_count() or 1, options.concurrency or 1, options.workers_per_run or 1, 2)
 
 
-def _cluster_capacity(options: DriveOptions) -> tuple[bool, Capacity]:
+def _cluster_capacity() -> tuple[bool, Capacity]:
+    """(whether trials train on GPUs, devices in all)."""
     import ray
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
-    return _capacity(options, gpus=gpus, cpus=cpus)
+    return bool(gpus), Capacity(float(gpus or cpus))
 
 
-def _capacity(options: DriveOptions, *, gpus: float, cpus: float) -> tuple[bool, Capacity]:
-    """(whether trials train on GPUs, devices): the cluster's, within --concurrency."""
-    if gpus:
-        limit = (options.concurrency or float("inf")) * options.gpus_per_run
-        return True, Capacity(min(float(gpus), limit))
-    return False, Capacity(float(options.concurrency or cpus))
-
-
-def _slots(capacity: Capacity, ledger: Ledger) -> int:
-    """Trials that may run at once."""
+def _slots(capacity: Capacity, ledger: Ledger, options: DriveOptions) -> int:
+    """Trials that may run at once: what fits, within --concurrency."""
+    if options.concurrency is not None:
+        return options.concurrency
     narrowest = min((entry.shape.devices for entry in ledger.entries.values()), default=1.0)
     return max(1, int(capacity.total / narrowest + 1e-6))
 

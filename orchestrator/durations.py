@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from orchestrator.fieldtypes import Value
 from trainers.data.info import DatasetInfo
+from trainers.schedule import steps_per_epoch
 
-__all__ = ["as_steps", "steps_per_epoch"]
-
-
-def steps_per_epoch(info: DatasetInfo, batch_size: int) -> int:
-    """Full batches of the full training set, whatever the IPC: the paper's epoch."""
-    return max(info.num_train // batch_size, 1)
+__all__ = ["as_steps"]
 
 
 def as_steps(duration: Value, info: DatasetInfo | None, batch_size: int) -> int | None:
@@ -21,4 +17,4 @@ def as_steps(duration: Value, info: DatasetInfo | None, batch_size: int) -> int 
     if info is None:
         return None
     epochs = float(str(duration).partition(" ")[0])
-    return round(epochs * steps_per_epoch(info, batch_size)) or None
+    return round(epochs * steps_per_epoch(info.num_train, batch_size)) or None

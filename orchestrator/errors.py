@@ -1,12 +1,12 @@
 """Errors a person sees: one message with what, where and what to do; no traceback.
 
-    TargetsweepError              exit status 1
-    ├── UserError                 exit status 2: nothing was started, nothing was lost
-    │   ├── SpecError             all problems of the sweep files at once
-    │   ├── StoreError            the store cannot be read or written
-    │   │   └── StoreInUseError   another driver holds the store
-    │   └── MachineError          this machine lacks something (a device, an address)
-    └── RunsFailedError           some runs failed or are blocked; the rest is finished
+TargetsweepError              exit status 1
+├── UserError                 exit status 2: nothing was started, nothing was lost
+│   ├── SpecError             all problems of the sweep files at once
+│   ├── StoreError            the store cannot be read or written
+│   │   └── StoreInUseError   another driver holds the store
+│   └── MachineError          this machine lacks something (a device, an address)
+└── RunsFailedError           some runs failed or are blocked; the rest is finished
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from orchestrator.admission import Capacity, Shape
-from orchestrator.retry import Attempts, Decision, Failure
+from orchestrator.retry import Attempts, Cause, Decision, Failure
 
 __all__ = ["Entry", "Ledger", "State", "Task"]
 
@@ -31,6 +31,9 @@ class State(StrEnum):
     DONE = "done"
     FAILED = "failed"
     BLOCKED = "blocked"
+
+
+_OVER = frozenset({State.DONE, State.FAILED, State.BLOCKED})
 
 
 class Task(Protocol):
@@ -95,6 +98,8 @@ class Ledger:
         self._dependants: dict[str, list[Entry]] = defaultdict(list)
         self._ready: list[tuple[float, int, str]] = []
         self._counts: dict[State, int] = defaultdict(int)
+        self._newly_blocked: list[Entry] = []
+        self.cost_left = sum(entry.cost for entry in self.entries.values())
         self._link(set(held))
 
     def _link(self, held: set[str]) -> None:
@@ -157,6 +162,11 @@ class Ledger:
     def in_state(self, state: State) -> list[Entry]:
         return [entry for entry in self.entries.values() if entry.state is state]
 
+    def take_newly_blocked(self) -> list[Entry]:
+        """Units blocked since the last call, once each."""
+        taken, self._newly_blocked = self._newly_blocked, []
+        return [entry for entry in taken if entry.state is State.BLOCKED]
+
     # -- telling -----------------------------------------------------------------------------
 
     def provide(self, token: str) -> None:
@@ -203,8 +213,8 @@ class Ledger:
     # -- inside ------------------------------------------------------------------------------
 
     def _watch_for_repeats(self, failure: Failure) -> None:
-        if self._any_success or self._same_failures <= 0:
-            return
+        if self._any_success or self._same_failures <= 0 or failure.cause is Cause.DIVERGED:
+            return  # a learning rate on an axis may well begin with values that diverge
         self._first_failures.append(failure)
         alike = {one.signature for one in self._first_failures}
         if len(alike) == 1 and len(self._first_failures) >= self._same_failures:
@@ -231,10 +241,13 @@ class Ledger:
     def _block(self, entry: Entry, token: str) -> None:
         entry.blocked_by = token
         self._set(entry, State.BLOCKED)
+        self._newly_blocked.append(entry)
         for provided in entry.task.provides:
             self._lose(provided)
 
     def _set(self, entry: Entry, state: State) -> None:
+        if (entry.state in _OVER) != (state in _OVER):
+            self.cost_left += entry.cost if entry.state in _OVER else -entry.cost
         self._counts[entry.state] -= 1
         self._counts[state] += 1
         entry.state = state

@@ -17,6 +17,7 @@ from orchestrator.spec import Sweep
 from orchestrator.units import Held, Unit, Work
 from orchestrator.work import chain_steps, work_left
 from trainers.data.info import DatasetInfo
+from trainers.presets import STANDARD_PRESETS
 from trainers.spec import Backbone, StudentSpec, TargetsSpec, TeacherSpec
 
 __all__ = ["ParameterCount", "Plan", "Unit", "make_plan"]
@@ -181,9 +182,10 @@ class _Sizes:
         weights = self._weights(unit.spec, info)
         if isinstance(unit.spec, StudentSpec):
             return 0 if unit.keep_checkpoint == "none" else 3 * weights
-        presets = unit.request.presets
-        checkpoints = int(max(presets) // 10) + 1  # one each ten points, and the last
-        return weights * (len(presets) + 3 * checkpoints)
+        highest = max(unit.request.presets)
+        passed = {preset for preset in STANDARD_PRESETS if preset <= highest}
+        checkpoints = int(highest // 10) + 1  # one each ten points, and the last
+        return weights * (len(passed.union(unit.request.presets)) + 3 * checkpoints)
 
     def _weights(self, spec: StudentSpec | TeacherSpec, info: DatasetInfo) -> int:
         at = (spec.backbone, info.name)

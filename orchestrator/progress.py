@@ -18,6 +18,9 @@ from orchestrator.units import Unit
 
 __all__ = ["Progress", "duration"]
 
+_ROWS = 20
+"""Running trials shown: a screen has some forty lines."""
+
 
 def duration(seconds: float) -> str:
     """`42 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`."""
@@ -40,6 +43,7 @@ class Progress(Listener):
         self._conductor: Conductor | None = None
         self._began = time.monotonic()
         self._live: RichLive | None = None
+        self._picture: RenderableType = Text("")
         self.stopping = False
 
     def watch(self, conductor: Conductor) -> None:
@@ -120,19 +124,23 @@ class Progress(Listener):
         trained = self._conductor.steps_trained + sum(
             max(0, one.step - one.first_step + 1) for one in self._conductor.live.values()
         )
-        left = sum(
-            entry.cost
-            for entry in ledger.entries.values()
-            if entry.state in (State.WAITING, State.READY, State.RUNNING)
-        ) - sum(max(0, one.step - one.first_step + 1) for one in self._conductor.live.values())
+        left = ledger.cost_left - sum(
+            max(0, one.step - one.first_step + 1) for one in self._conductor.live.values()
+        )
         elapsed = time.monotonic() - self._began
         return None if trained < 1 else max(left, 0.0) * elapsed / trained
 
     def _render(self) -> RenderableType:
         if self._conductor is None:
             return Text("starting Ray …")
-        with self._conductor.lock:
-            return Group(self._trials(), self._summary())
+        # Rich holds its own lock here, and whoever holds the conductor's may be waiting for that
+        # one, to print a line: never wait, show the last picture again.
+        if self._conductor.lock.acquire(blocking=False):
+            try:
+                self._picture = Group(self._trials(), self._summary())
+            finally:
+                self._conductor.lock.release()
+        return self._picture
 
     def _summary(self) -> Text:
         eta = self.eta_s()
@@ -147,7 +155,7 @@ class Progress(Listener):
         table.add_column("running")
         for name in ("step", "of", "top-1 %", "images/s", "for"):
             table.add_column(name, justify="right")
-        for live in list(self._conductor.live.values())[:20]:
+        for live in list(self._conductor.live.values())[:_ROWS]:
             goal = f"{live.unit.request.horizon:,}" if live.unit.kind == "student" else "–"
             table.add_row(
                 live.unit.label,
@@ -157,4 +165,6 @@ class Progress(Listener):
                 f"{live.images_per_s:,.0f}" if live.images_per_s else "",
                 duration(time.monotonic() - live.started),
             )
+        if len(self._conductor.live) > _ROWS:
+            table.add_row(f"… and {len(self._conductor.live) - _ROWS} more")
         return table

@@ -1,4 +1,5 @@
-"""`keep_checkpoint: <days>`: states of complete runs go after that many days."""
+"""`keep_checkpoint: <days>`: states of complete runs go after that many days. `none`: the worker
+drops them itself; what a kill left of those goes here."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ def prune_checkpoints(store: Store, plan: Plan, now: float | None = None) -> lis
     now = time.time() if now is None else now
     pruned = []
     for unit in plan.units:
-        if not isinstance(unit.keep_checkpoint, int) or plan.work[unit.name].action != "done":
+        days = 0 if unit.keep_checkpoint == "none" else unit.keep_checkpoint
+        if not isinstance(days, int) or plan.work[unit.name].action != "done":
             continue
         finished = store.modified(paths.result(unit.name))
-        old = finished is not None and now - finished > unit.keep_checkpoint * 86400
+        old = finished is not None and now - finished >= days * 86400
         if old and store.list(paths.checkpoint_dir(unit.name)):
             store.delete_tree(paths.checkpoint_dir(unit.name))
             pruned.append(unit.name)

@@ -24,7 +24,7 @@ from trainers.events import Checkpoint, Row, Snapshot
 __all__ = ["Records", "read_snapshot", "read_snapshot_weights"]
 
 _ROLLING = re.compile(r"step-(\d{8})\.ckpt")
-_KEPT = re.compile(r"acc-([0-9.]+)\.ckpt")
+_KEPT = re.compile(r"acc-(\d+(?:\.\d+)?)\.ckpt")
 
 
 def read_snapshot(store: Store, teacher: str, preset: float) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def read_snapshot(store: Store, teacher: str, preset: float) -> dict[str, Any]:
 
 
 def read_snapshot_weights(store: Store, teacher: str, preset: float) -> tuple[dict[str, Any], str]:
-    """The weights and their digest. CheckpointError when the bytes are not those that were saved."""
+    """The weights and their digest. CheckpointError when the bytes are not those once saved."""
     digest: str = read_snapshot(store, teacher, preset)["digest"]
     data = store.read_bytes(paths.snapshot_weights(teacher, preset))
     if weights_digest(data) != digest:
@@ -71,7 +71,7 @@ class Records:
         try:
             data = self._store.read_bytes(paths.metrics(self._name))
             rows: list[Row] = pq.read_table(io.BytesIO(data)).to_pylist()
-        except (StoreError, pa.ArrowInvalid, OSError):
+        except (StoreError, pa.ArrowException, OSError):
             return []
         return rows
 
@@ -88,13 +88,12 @@ class Records:
     def checkpoint_steps(self) -> dict[int, str]:
         """Resumable states by step. A teacher's kept ones carry their step in the snapshot."""
         steps: dict[int, str] = {}
+        snapshots = self.snapshots()
         for file in self._store.list(paths.checkpoint_dir(self._name)):
             if match := _ROLLING.fullmatch(file):
                 steps[int(match[1])] = file
-            elif match := _KEPT.fullmatch(file):
-                snapshot = self._store.read_json(paths.snapshot_json(self._name, float(match[1])))
-                if snapshot is not None:
-                    steps.setdefault(int(snapshot["step"]), file)
+            elif (match := _KEPT.fullmatch(file)) and float(match[1]) in snapshots:
+                steps.setdefault(int(snapshots[float(match[1])]["step"]), file)
         return steps
 
     def load_state(self, before: int | None = None) -> tuple[int, dict[str, Any] | None]:
@@ -115,16 +114,26 @@ class Records:
         """Rows first, then the state that covers them, then older states go: at every moment the
         store can be resumed from. A replay never puts a state before a later one."""
         self.save_rows()
-        steps = self.checkpoint_steps()
-        rolling = [step for step, file in steps.items() if _ROLLING.fullmatch(file)]
+        rolling = self._rolling()
+        data = dump_state(event.state)
         if event.keep_as is not None:
-            rel = paths.checkpoint(self._name, f"acc-{event.keep_as}")
-            self._store.write_bytes(rel, dump_state(event.state))
+            self._store.write_bytes(paths.checkpoint(self._name, f"acc-{event.keep_as}"), data)
         if event.step > max(rolling, default=-1):
             rel = paths.checkpoint(self._name, f"step-{event.step:08d}")
-            self._store.write_bytes(rel, dump_state(event.state))
-            for step in rolling:
-                self._store.delete(paths.checkpoint(self._name, f"step-{step:08d}"))
+            self._store.write_bytes(rel, data)
+            self._drop(rolling)
+
+    def _rolling(self) -> list[int]:
+        """Steps of the rolling states: one, or two where a kill came between write and delete."""
+        files = self._store.list(paths.checkpoint_dir(self._name))
+        return sorted(int(match[1]) for file in files if (match := _ROLLING.fullmatch(file)))
+
+    def _drop(self, rolling: Iterable[int]) -> None:
+        for step in rolling:
+            self._store.delete(paths.checkpoint(self._name, f"step-{step:08d}"))
+
+    def drop_older_checkpoints(self) -> None:
+        self._drop(self._rolling()[:-1])
 
     def drop_checkpoints(self) -> None:
         self._store.delete_tree(paths.checkpoint_dir(self._name))
@@ -150,17 +159,22 @@ class Records:
     # -- snapshots and the result ------------------------------------------------------------
 
     def snapshots(self) -> dict[float, dict[str, Any]]:
-        """Snapshots by preset, whose JSON is there."""
+        """Snapshots by preset, whose JSON is there and whole; others are harvested again."""
         found = {}
         for file in self._store.list(paths.snapshots_dir(self._name)):
-            if file.endswith(".json"):
-                content = self._store.read_json(f"{paths.snapshots_dir(self._name)}/{file}")
-                if content is not None:
-                    found[float(content["preset"])] = content
+            if not file.endswith(".json"):
+                continue
+            try:
+                content = self._store.read_json(f"{paths.snapshots_dir(self._name)}/{file}") or {}
+            except StoreError:
+                continue
+            if content.keys() >= {"preset", "step", "accuracy", "alpha", "digest"}:
+                found[float(content["preset"])] = content
         return found
 
     def save_snapshot(self, event: Snapshot, teacher_key: str) -> None:
         """Weights, then the JSON that makes the snapshot exist."""
+        self._refuse_if_superseded()
         data = dump_weights(event.weights)
         self._store.write_bytes(paths.snapshot_weights(self._name, event.preset), data)
         self._store.write_json(

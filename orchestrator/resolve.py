@@ -27,6 +27,7 @@ from trainers.spec import (
     TargetsSpec,
     TeacherRef,
     TeacherSpec,
+    targets_dtype,
 )
 
 __all__ = ["PROVISIONAL", "Resolver", "Teacher"]
@@ -34,11 +35,11 @@ __all__ = ["PROVISIONAL", "Resolver", "Teacher"]
 PROVISIONAL = "provisional"
 """Fingerprint of a data set that nobody has opened yet. Keys made with it are not final."""
 
+_PATCHED = ("vit_", "maxvit")
+"""Backbones whose first layer cuts patches: they have one stem, so one key."""
+
 _SMALL_IMAGE = 64
 """Up to this many pixels a backbone starts with the paper's small stem."""
-
-_MANY_CLASSES = 200
-"""Above, soft targets are stored in half precision: ImageNet's take 2.6 GB then, not 5.1."""
 
 
 class Teacher(NamedTuple):
@@ -96,12 +97,11 @@ class Resolver:
     def targets(self, teacher: Teacher, temperature: float) -> TargetsSpec:
         """What strategy C reads: one file for all students of a snapshot."""
         info = self.infos.get(teacher.spec.dataset.name)
-        many = info is not None and info.num_classes > _MANY_CLASSES
         return TargetsSpec(
             dataset=teacher.spec.dataset,
             teacher=teacher.ref,
             temperature=temperature,
-            dtype="float16" if many else "float32",
+            dtype=targets_dtype(info.num_classes if info else 1),
         )
 
     def _make_dataset(self, name: str, ipc: Value, subset_seed: int | None, seed: int) -> Dataset:
@@ -118,6 +118,8 @@ class Resolver:
         return Dataset(name=name, fingerprint=info.fingerprint if info else PROVISIONAL)
 
     def _make_backbone(self, dataset: str, name: str, width: int | None, stem: str) -> Backbone:
+        if name.startswith(_PATCHED):
+            stem = "standard"
         if stem == "auto":
             info = self.infos.get(dataset)
             stem = "small" if info is None or info.image_size <= _SMALL_IMAGE else "standard"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import threading
 import time
 import traceback
@@ -28,8 +29,8 @@ from orchestrator.store import Store
 __all__ = ["StopPoller", "TrialConfig", "failure_report", "run_trial"]
 
 TrialConfig = dict[str, Any]
-"""{"store": URI, "unit": name, "attempt": n, "workers": n, "devices_per_worker": x, "use_gpu": bool,
-"runtime": fields of Runtime, "scratch": folder for Ray Train}: names and paths, never data."""
+"""{"store": URI, "unit": name, "attempt": name, "workers": n, "devices_per_worker": x,
+"use_gpu": bool, "runtime": fields of Runtime, "scratch": folder for Ray Train}: never data."""
 
 _POLL_S = {True: 0.3, False: 2.0}
 """Seconds between looks at the stop flag, by whether the store is local: on an object store each
@@ -68,9 +69,28 @@ def failure_report(error: BaseException) -> dict[str, Any]:
     return {
         "event": "failed",
         "cause": _cause(error).value,
-        "message": f"{type(error).__name__}: {error}".strip(),
+        "message": _one_line(error),
         "traceback": text[-20_000:],
     }
+
+
+def _one_line(error: BaseException) -> str:
+    """The kind of error, what is wrong and, where it says so, what to do."""
+    problem = str(getattr(error, "problem", "") or error).strip()
+    remedy = getattr(error, "remedy", "")
+    first = problem.partition("\n")[0]
+    return f"{type(error).__name__}: {first}" + (f"; remedy: {remedy}" if remedy else "")
+
+
+_LOST = (
+    "WorkerHealthCheckTimeoutError",
+    "WorkerGroupStartupFailedError",
+    "WorkerGroupStartupTimeoutError",
+)
+"""Ray Train's names, which are not public, for workers that are gone or never came."""
+
+_PEER_GONE = re.compile("connection (closed|reset) by peer|remote process exited", re.IGNORECASE)
+"""What gloo and NCCL say on the workers that are left when another one died."""
 
 
 def _cause(error: BaseException) -> Cause:
@@ -86,7 +106,9 @@ def _cause(error: BaseException) -> Cause:
         return Cause.OUT_OF_MEMORY
     if isinstance(error, PreemptionError):
         return Cause.PREEMPTED
-    if isinstance(error, RayActorError | WorkerCrashedError):
+    if isinstance(error, RayActorError | WorkerCrashedError) or type(error).__name__ in _LOST:
+        return Cause.WORKER_LOST
+    if isinstance(error, RuntimeError) and _PEER_GONE.search(str(error)):
         return Cause.WORKER_LOST
     return Cause.ERROR
 
@@ -231,7 +253,14 @@ def _distributed(config: TrialConfig) -> Iterator[dict[str, Any]]:
 
 
 def _first_failure(error: BaseException) -> BaseException:
-    """The exception of the lowest failed rank, out of what Ray Train wraps around it."""
-    failures = getattr(error, "worker_failures", {})
-    first = failures[min(failures)] if failures else error
-    return getattr(first, "_base_exc", first)
+    """The exception that says why, out of what Ray Train wraps around it: the lowest rank's that is
+    no mere loss of a worker, since the others lose theirs when one of them fails."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    found = [_unwrapped(failures[rank]) for rank in sorted(failures)]
+    return next((one for one in found if _cause(one) is not Cause.WORKER_LOST), found[0])
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    for name in ("controller_failure", "health_check_failure", "_base_exc"):
+        error = getattr(error, name, error)
+    return error

@@ -6,6 +6,7 @@ alone writes. It yields small reports for whoever shows progress; nothing depend
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import socket
@@ -28,10 +29,12 @@ from orchestrator.store import Store
 from trainers.control import StopFlag
 from trainers.data import ImageData, load
 from trainers.distributed import World
+from trainers.engine import configure
+from trainers.errors import CheckpointError
 from trainers.evaluate import STUDENT_COLUMNS, TEACHER_COLUMNS
 from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Snapshot
 from trainers.models import build_teacher
-from trainers.schedule import evaluation_steps
+from trainers.schedule import evaluation_steps, steps_per_epoch
 from trainers.spec import (
     Dataset,
     Request,
@@ -40,6 +43,7 @@ from trainers.spec import (
     TargetsSpec,
     TeacherRef,
     TeacherSpec,
+    targets_dtype,
 )
 from trainers.student import train_student
 from trainers.targets import SoftTargets, TargetsIdentity, compute_targets, write_targets
@@ -116,8 +120,18 @@ def _load_data(folder: Path) -> ImageData:
     return load(folder)
 
 
+@lru_cache(maxsize=2)
+def _data_on(folder: Path, device: torch.device) -> ImageData:
+    """With its images on the device: sent once per process, not once per run."""
+    data = _load_data(folder)
+    return dataclasses.replace(
+        data, train_images=data.train_images.to(device), test_images=data.test_images.to(device)
+    )
+
+
 def _data(job: _Job, dataset: Dataset) -> ImageData:
-    data = _load_data(job.store.local(paths.dataset_dir(dataset.name)))
+    folder = job.store.local(paths.dataset_dir(dataset.name))
+    data = _data_on(folder, torch.device(job.runtime.device))
     if data.info.fingerprint != dataset.fingerprint:
         raise StoreError(
             f"data set {dataset.name} of this store is not the one this run was planned with "
@@ -170,18 +184,15 @@ def _make_targets(job: _Job, spec: TargetsSpec) -> Iterator[Report]:
     data = _data(job, spec.dataset)
     teacher, digest = _load_teacher(job, spec.teacher, data)
     rel = _targets_path(spec, digest)
+    configure(job.runtime)
     device = torch.device(job.runtime.device)
-    if device.type == "cpu":
-        torch.set_num_threads(job.runtime.threads or 1)
     yield {"event": "started", "first_step": 0}
     targets_NC = compute_targets(teacher, data, temperature=spec.temperature, device=device)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "targets.arrow"
         write_targets(made, targets_NC, _targets_identity(spec, digest))
         job.store.upload(made, rel)
-    job.records(()).save_result(
-        _result(job, step=0, extra={"teacher_digest": digest, "file": rel})
-    )
+    job.records(()).save_result(_result(job, step=0, extra={"teacher_digest": digest, "file": rel}))
     yield {"event": "finished", "reason": "done", "step": 0}
 
 
@@ -195,20 +206,23 @@ def _teacher_start(records: Records, missing: set[float]) -> tuple[int, dict[str
     if not records.rows:
         return 0, None
     trace = sorted((step, float(row["top1"])) for step, row in records.rows.items())
-    hits = [
+    # A hit lies somewhere after the validation before it: screening leaves gaps in the trace.
+    last_misses = [
         step
-        for (_, before), (step, after) in zip([(0, float("nan")), *trace], trace, strict=False)
+        for (step, before), (_, after) in zip([(0, float("nan")), *trace], trace, strict=False)
         for preset in missing
         if in_window(after, preset) or jumped_over(before, after, preset)
     ]
-    return records.load_state(before=min(hits, default=None))
+    return records.load_state(before=min(last_misses) + 1 if last_misses else None)
 
 
 def _run_teacher(job: _Job, spec: TeacherSpec) -> Iterator[Report]:
     data, world = _data(job, spec.dataset), World.current()
     records = job.records(TEACHER_COLUMNS)
-    harvested = frozenset(records.snapshots())
-    start, state = _teacher_start(records, set(job.request.presets) - harvested)
+    harvested = frozenset(world.share(sorted(records.snapshots())))
+    start, state = _agreed(
+        world, records, *_teacher_start(records, set(job.request.presets) - harvested)
+    )
     yield {"event": "started", "first_step": start + 1, "warnings": records.warnings}
     searched = max(records.rows, default=0)
     events = train_teacher(
@@ -230,7 +244,7 @@ def _finish_teacher(job: _Job, records: Records, event: Finished, start: int) ->
         }
         for preset, found in records.snapshots().items()
     }
-    searched = max(records.rows, default=event.step)
+    searched = max(event.step, *records.rows)  # the last validation may lie before the limit
     extra = {
         "presets": presets,
         "searched_to": searched,
@@ -248,9 +262,12 @@ def _run_student(job: _Job, spec: StudentSpec) -> Iterator[Report]:
     data, world = _data(job, spec.dataset), World.current()
     records = job.records(STUDENT_COLUMNS)
     teacher, targets, digest = _mapping_of(job, spec, data)
-    needed = _steps_to_evaluate(job.request, spec, data) - records.rows.keys()
+    needed = set(
+        world.share(sorted(_steps_to_evaluate(job.request, spec, data) - records.rows.keys()))
+    )
     reached = max(records.rows, default=0)
-    start, state = records.load_state(before=min(needed, default=job.request.horizon + 1))
+    # With nothing left to see, the last state says how far the run came, be it beyond the request.
+    start, state = _agreed(world, records, *records.load_state(before=min(needed, default=None)))
     yield {"event": "started", "first_step": start + 1, "warnings": records.warnings}
     horizon = max(needed, default=max(job.request.horizon, start))
     events = train_student(
@@ -271,7 +288,7 @@ def _run_student(job: _Job, spec: StudentSpec) -> Iterator[Report]:
 
 
 def _steps_to_evaluate(request: Request, spec: StudentSpec, data: ImageData) -> set[int]:
-    epoch_steps = max(1, data.info.num_train // spec.batch_size)
+    epoch_steps = steps_per_epoch(data.info.num_train, spec.batch_size)
     return set(evaluation_steps(request.horizon, epoch_steps, request.evaluate_at))
 
 
@@ -300,8 +317,24 @@ def targets_of(spec: StudentSpec, num_classes: int) -> TargetsSpec:
         teacher=spec.teacher,
         temperature=spec.temperature,
         view=spec.target_view,
-        dtype="float32" if num_classes <= 200 else "float16",
+        dtype=targets_dtype(num_classes),
     )
+
+
+def _agreed(
+    world: World, records: Records, start: int, state: dict[str, Any] | None
+) -> tuple[int, dict[str, Any] | None]:
+    """Rank 0's start for every worker, each of which looked at the store by itself: another node's
+    directory cache may lag. Raises CheckpointError where rank 0's state cannot be read."""
+    first = world.share(start)
+    if start != first:
+        start, state = records.load_state(before=first + 1)
+    if start != first:
+        raise CheckpointError(
+            f"worker {world.rank} cannot read the state of step {first}, where worker 0 goes on",
+            "see that every node has the store mounted",
+        )
+    return start, state
 
 
 # -- what both kinds share ----------------------------------------------------------------------
@@ -337,6 +370,8 @@ def _record(
 def _keep(job: _Job, records: Records) -> None:
     if job.keep_checkpoint == "none":
         records.drop_checkpoints()
+    else:
+        records.drop_older_checkpoints()  # a kill may have come before their turn
 
 
 def _result(job: _Job, *, step: int, extra: dict[str, Any]) -> dict[str, Any]:

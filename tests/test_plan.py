@@ -237,7 +237,8 @@ def test_bytes_count_what_stays(tmp_path):
     plan = plan_of(sweep_of(tmp_path, GRID))
     size = plan.store_bytes(lambda backbone, *, image_size, num_classes: 1000)
     students, targets = 10 * 3 * 4_000, 2 * 50_000 * 10 * 4
-    teacher = 2 * 4_000 + 7 * 3 * 4_000  # two snapshots; a checkpoint each ten points, and the last
+    # nine snapshots on the way to 60%; a checkpoint each ten points, and the last
+    teacher = 9 * 4_000 + 7 * 3 * 4_000
     assert size == students + targets + teacher
 
 

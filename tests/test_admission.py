@@ -1,0 +1,53 @@
+"""Slots: what fits now, what never will, and that giving back restores everything."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.admission import Capacity, Shape
+
+
+@pytest.mark.parametrize(
+    ("workers", "per_worker", "devices"),
+    [(1, 1.0, 1.0), (1, 0.5, 0.5), (1, 2.0, 2.0), (2, 1.0, 2.0), (4, 0.5, 4.0), (2, 1.5, 4.0)],
+)
+def test_devices_of_a_shape(workers: int, per_worker: float, devices: float) -> None:
+    """A fraction is shared by one-worker runs only: NCCL refuses one GPU twice."""
+    assert Shape(workers=workers, devices_per_worker=per_worker).devices == devices
+
+
+def test_what_is_taken_is_not_free() -> None:
+    capacity = Capacity(total=3.0)
+    wide = Shape(workers=2)
+    capacity.take(wide)
+    assert capacity.free == 1.0
+    assert not capacity.fits(wide)
+    assert capacity.fits(Shape())
+    capacity.release(wide)
+    assert capacity.free == 3.0
+
+
+def test_thirds_of_a_device_fill_it_whole() -> None:
+    """0.1 + 0.2 is not 0.3: a third slice of 1/3 must fit, a fourth must not."""
+    capacity, third = Capacity(total=1.0), Shape(devices_per_worker=1 / 3)
+    for _ in range(3):
+        assert capacity.fits(third)
+        capacity.take(third)
+    assert not capacity.fits(third)
+
+
+def test_tenths_come_and_go_without_losing_a_slot() -> None:
+    capacity, tenth = Capacity(total=1.0), Shape(devices_per_worker=0.1)
+    for _ in range(1000):
+        capacity.take(tenth)
+        capacity.release(tenth)
+    assert capacity.fits(Shape())
+    assert capacity.used >= 0.0
+
+
+def test_too_wide_for_ever_is_another_thing_than_too_wide_now() -> None:
+    capacity = Capacity(total=2.0, used=2.0)
+    assert capacity.can_ever_fit(Shape(workers=2))
+    assert not capacity.can_ever_fit(Shape(workers=3))
+    capacity.total = 4.0  # a node joined
+    assert capacity.can_ever_fit(Shape(workers=3))

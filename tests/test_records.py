@@ -1,0 +1,260 @@
+"""The files of one run: rows stay, states only move forward, damage is passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator import paths
+from orchestrator.errors import StoreError
+from orchestrator.records import Records, read_snapshot, read_snapshot_weights
+from orchestrator.store import Store
+from tests.driving import Killed, MortalStore, checkpoints, rows_of
+from trainers.errors import CheckpointError
+from trainers.evaluate import STUDENT_COLUMNS
+from trainers.events import Checkpoint, Row, Snapshot
+
+NAME = "student-0123456789abcdef"
+TEACHER = "teacher-0123456789abcdef"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def records_of(store: Store, name: str = NAME, attempt: str | None = None) -> Records:
+    return Records(store, name, STUDENT_COLUMNS, attempt=attempt)
+
+
+def row(step: int, stamp: int = 0) -> Row:
+    return {"step": step, "top1_h": float(step), "timestamp_ms": 1000 + step + stamp}
+
+
+def state_at(step: int, keep_as: str | None = None) -> Checkpoint:
+    return Checkpoint(step=step, state={"step": step, "w": torch.ones(3)}, keep_as=keep_as)
+
+
+def snapshot_at(preset: float, step: int) -> Snapshot:
+    weights = {"w": torch.full((2,), preset)}
+    return Snapshot(preset=preset, step=step, accuracy=preset, alpha=1.0, weights=weights)
+
+
+def train(store: Store, steps: range, *, every: int = 2, stamp: int = 0) -> Records:
+    """A run from the last state in the store: a row a step, a state every few."""
+    records = records_of(store)
+    start, _ = records.load_state()
+    for step in range(start + 1, steps.stop):
+        records.add(row(step, stamp), replayed=False)
+        if step % every == 0:
+            records.save_checkpoint(state_at(step))
+    return records
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_never_replaced(store: Store) -> None:
+    records = records_of(store)
+    assert records.add(row(10), replayed=False)
+    records.save_rows()
+    again = records_of(store)
+    assert not again.add(row(10, stamp=99), replayed=True)
+    again.save_rows()
+    (kept,) = rows_of(store, NAME)
+    assert (kept["timestamp_ms"], kept["replayed"]) == (1010, False)
+
+
+def test_rows_are_sorted_and_have_every_column(store: Store) -> None:
+    records = records_of(store)
+    for step in (30, 10, 20):
+        records.add(row(step), replayed=step == 10)
+    records.save_rows()
+    rows = rows_of(store, NAME)
+    assert [one["step"] for one in rows] == [10, 20, 30]
+    assert [one["replayed"] for one in rows] == [True, False, False]
+    assert tuple(rows[0]) == STUDENT_COLUMNS
+
+
+def test_rows_that_no_state_covers_are_not_written(store: Store) -> None:
+    train(store, range(1, 6), every=2)
+    assert [one["step"] for one in rows_of(store, NAME)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"not parquet at all", b"PAR1" + b"\0" * 100])
+def test_damaged_metrics_count_as_none(store: Store, damage: bytes) -> None:
+    train(store, range(1, 4))
+    store.write_bytes(paths.metrics(NAME), damage)
+    records = records_of(store)
+    assert records.rows == {}
+    records.add(row(5), replayed=False)
+    records.save_rows()
+    assert [one["step"] for one in rows_of(store, NAME)] == [5]
+
+
+@pytest.mark.parametrize("byte", range(0, 700, 23))
+def test_a_flipped_byte_in_metrics_never_raises(store: Store, byte: int) -> None:
+    train(store, range(1, 9))
+    data = bytearray(store.read_bytes(paths.metrics(NAME)))
+    data[byte] ^= 0xFF
+    store.write_bytes(paths.metrics(NAME), bytes(data))
+    assert len(records_of(store).rows) in range(9)
+
+
+# -- states ----------------------------------------------------------------------------------------
+
+
+def test_the_latest_state_below_a_step(store: Store) -> None:
+    records = records_of(store, TEACHER)
+    for preset, step in [(10, 3), (20, 8)]:
+        records.save_snapshot(snapshot_at(preset, step), "key")
+        records.save_checkpoint(state_at(step, keep_as=f"{preset}"))
+    records.save_checkpoint(state_at(12))
+    assert records.load_state()[0] == 12
+    assert records.load_state(before=12)[0] == 8
+    assert records.load_state(before=8)[0] == 3
+    assert records.load_state(before=3) == (0, None)
+    step, state = records.load_state(before=9)
+    assert state is not None
+    assert (step, state["step"]) == (8, 8)
+
+
+def test_only_the_last_rolling_state_stays_and_all_kept_ones(store: Store) -> None:
+    records = records_of(store, TEACHER)
+    records.save_snapshot(snapshot_at(10, 3), "key")
+    records.save_checkpoint(state_at(3, keep_as="10"))
+    for step in (5, 7):
+        records.save_checkpoint(state_at(step))
+    assert checkpoints(store, TEACHER) == ["acc-10.ckpt", "step-00000007.ckpt"]
+
+
+def test_a_replay_never_puts_a_state_before_a_later_one(store: Store) -> None:
+    records = records_of(store)
+    records.save_checkpoint(state_at(20))
+    records.save_checkpoint(state_at(13))
+    assert checkpoints(store, NAME) == ["step-00000020.ckpt"]
+
+
+@pytest.mark.parametrize("cut", [0, 10, 52, -1])
+def test_a_damaged_state_is_passed_over_with_a_warning(store: Store, cut: int) -> None:
+    records = records_of(store, TEACHER)
+    records.save_snapshot(snapshot_at(10, 3), "key")
+    records.save_checkpoint(state_at(3, keep_as="10"))
+    records.save_checkpoint(state_at(9))
+    rel = paths.checkpoint(TEACHER, "step-00000009")
+    store.write_bytes(rel, store.read_bytes(rel)[:cut])
+    assert records.load_state()[0] == 3
+    (warning,) = records.warnings
+    assert rel in warning
+    assert "passed over" in warning
+
+
+def test_a_flipped_bit_in_a_state_is_noticed(store: Store) -> None:
+    records = records_of(store)
+    records.save_checkpoint(state_at(4))
+    rel = paths.checkpoint(NAME, "step-00000004")
+    data = bytearray(store.read_bytes(rel))
+    data[len(data) // 2] ^= 1
+    store.write_bytes(rel, bytes(data))
+    assert records.load_state() == (0, None)
+
+
+def test_strange_files_among_the_states_are_left_alone(store: Store) -> None:
+    store.write_bytes(f"{paths.checkpoint_dir(NAME)}/step-12.ckpt", b"x")
+    store.write_bytes(f"{paths.checkpoint_dir(NAME)}/notes.txt", b"x")
+    store.write_bytes(f"{paths.checkpoint_dir(NAME)}/acc-30.ckpt", b"x")  # without its snapshot
+    assert records_of(store).checkpoint_steps() == {}
+
+
+def test_a_damaged_snapshot_record_does_not_stop_the_teacher(store: Store) -> None:
+    """Its preset counts as not harvested, its kept state as not there."""
+    records = records_of(store, TEACHER)
+    for preset, step in [(10, 3), (20, 8)]:
+        records.save_snapshot(snapshot_at(preset, step), "key")
+        records.save_checkpoint(state_at(step, keep_as=f"{preset}"))
+    store.write_bytes(paths.snapshot_json(TEACHER, 20), b"{")
+    assert records.snapshots().keys() == {10}
+    assert records.load_state()[0] == 8  # the rolling one
+    store.write_bytes(paths.snapshot_json(TEACHER, 10), b'{"preset": 10}')
+    assert records.snapshots() == {}
+
+
+# -- snapshots -------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_reads_back_with_its_digest(store: Store) -> None:
+    records_of(store, TEACHER).save_snapshot(snapshot_at(12.5, 7), "k" * 64)
+    weights, digest = read_snapshot_weights(store, TEACHER, 12.5)
+    assert weights["w"].tolist() == [12.5, 12.5]
+    assert read_snapshot(store, TEACHER, 12.5) == {
+        "preset": 12.5, "step": 7, "accuracy": 12.5, "alpha": 1.0, "digest": digest,
+        "teacher": "k" * 64,
+    }  # fmt: skip
+
+
+def test_weights_other_than_saved_are_refused(store: Store) -> None:
+    records_of(store, TEACHER).save_snapshot(snapshot_at(30, 7), "key")
+    rel = paths.snapshot_weights(TEACHER, 30)
+    store.write_bytes(rel, store.read_bytes(rel)[:-1] + b"\xff")
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        read_snapshot_weights(store, TEACHER, 30)
+    assert paths.snapshot_json(TEACHER, 30) in caught.value.remedy
+
+
+def test_a_snapshot_that_is_not_there_says_what_to_do(store: Store) -> None:
+    with pytest.raises(StoreError, match="has no snapshot at 30%"):
+        read_snapshot(store, TEACHER, 30)
+
+
+# -- the result, and attempts ----------------------------------------------------------------------
+
+
+def test_a_result_removes_the_failure(store: Store) -> None:
+    store.write_json(paths.failure(NAME), {"message": "boom"})
+    records_of(store).save_result({"status": "complete"})
+    assert not store.exists(paths.failure(NAME))
+
+
+def test_the_attempt_that_was_replaced_writes_nothing(store: Store) -> None:
+    store.write_json(paths.request_json(NAME), {"attempt": "first"})
+    records = records_of(store, attempt="first")
+    records.add(row(1), replayed=False)
+    records.save_checkpoint(state_at(1))
+    store.write_json(paths.request_json(NAME), {"attempt": "second"})
+    for write in (
+        records.save_rows,
+        lambda: records.save_checkpoint(state_at(2)),
+        lambda: records.save_snapshot(snapshot_at(10, 2), "key"),
+        lambda: records.save_result({}),
+    ):
+        with pytest.raises(StoreError, match="given to another worker"):
+            write()
+    assert checkpoints(store, NAME) == ["step-00000001.ckpt"]
+    assert not store.exists(paths.result(NAME))
+
+
+# -- kill -9 ---------------------------------------------------------------------------------------
+
+
+def test_a_death_between_any_two_writes_leaves_a_resumable_store(tmp_path: Path) -> None:
+    """Every row up to the resumed state is there, and none changes afterwards."""
+    lives, survived = 0, False
+    while not survived:
+        store = Store(tmp_path / f"store{lives}")
+        try:
+            train(MortalStore(store.root, lives), range(1, 11))
+            survived = True
+        except Killed:
+            pass
+        start, state = records_of(store).load_state()
+        held = records_of(store).rows
+        assert set(range(1, start + 1)) <= held.keys()
+        assert (state is None) == (start == 0)
+        train(store, range(1, 11), stamp=500)
+        rows = records_of(store).rows
+        assert sorted(rows) == list(range(1, 11))
+        assert {step: rows[step] for step in held} == held
+        lives += 1
+    assert lives > 12
