@@ -1,10 +1,12 @@
-"""The command line: options in, one call, exit status out. What the commands do stands elsewhere."""
+"""The command line: options in, one call, exit status out. What commands do stands elsewhere."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +14,7 @@ from rich.console import Console
 
 from orchestrator.errors import TargetsweepError
 from orchestrator.store import Store
+from trainers.errors import TrainerError
 
 __all__ = ["app", "main"]
 
@@ -85,7 +88,7 @@ def _show(made: object, place: Store, *, calibrate: bool = False) -> None:
     assert isinstance(made, Plan)
     rates = estimate.measured_rates(place, made)
     if calibrate:
-        rates |= estimate.calibrate(place, made.left)
+        rates |= estimate.calibrate(made.infos, made.left)
     show_plan(_console(), made, estimate.estimate(made, rates), made.store_bytes(parameter_count))
 
 
@@ -180,14 +183,20 @@ def ui(
     store: StoreOption = _DEFAULT_STORE,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on")] = 5000,
+    tracking_uri: TrackingUri = None,
 ) -> None:
-    """Opens the MLflow UI over the store's own database."""
-    from orchestrator.tracking import tracking_uri
+    """Opens the MLflow UI over the database; of a tracking server, says where its own is."""
+    from orchestrator import tracking
+    from orchestrator.tracking_client import redacted
 
     place = Store(store)
+    uri = tracking.tracking_uri(place, tracking_uri)
+    if uri.startswith(("http://", "https://")):
+        print(f"MLflow at {redacted(uri)}: its server has the UI")
+        return
     artifacts = str(place.root / "mlartifacts") if place.is_local else "./mlartifacts"
     arguments = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
-    arguments += ["--backend-store-uri", tracking_uri(place)]
+    arguments += ["--backend-store-uri", uri]
     arguments += ["--default-artifact-root", artifacts]
     print(f"MLflow at http://{host}:{port} (Ctrl-C ends it)", flush=True)
     os.execv(sys.executable, arguments)
@@ -210,13 +219,26 @@ def prepare(
     name: Annotated[str, typer.Argument(help="digits, cifar10, cifar100, or a name of yours")],
     path: Annotated[str | None, typer.Option(help="folder with its files")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="pixels to resize to")] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="of Parquet files; default: image or img")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="of Parquet files; default: label or fine_label")
+    ] = None,
     download: Annotated[bool, typer.Option(help="fetch the official archive")] = False,
     store: StoreOption = _DEFAULT_STORE,
 ) -> None:
     """Decodes a data set into the store, once."""
+    from orchestrator.datasets import Location
     from orchestrator.status import prepare_named
 
-    prepare_named(_console(), Store(store), name, path, image_size, download=download)
+    location = Location(
+        path=Path(path).expanduser() if path else None,
+        image_size=image_size,
+        image_column=image_column,
+        label_column=label_column,
+    )
+    prepare_named(_console(), Store(store), name, location, download=download)
 
 
 @app.command(hidden=True)
@@ -224,16 +246,21 @@ def schema() -> None:
     """Prints the JSON schema of sweep files (sweeps/schema.json)."""
     from orchestrator.sweepschema import json_schema
 
-    print(json.dumps(json_schema(), indent=2, sort_keys=True))
+    print(json.dumps(json_schema(), indent=2, sort_keys=True, ensure_ascii=False))
 
 
 def main() -> None:
-    """Entry point: errors a person made are one message, not a traceback."""
+    """Entry point: errors a person made are one message, not a traceback. SIGTERM, which schedulers
+    send, is a Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except TargetsweepError as error:
         print(f"targetsweep: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    except TrainerError as error:  # raised outside trials: data, targets or a device
+        print(f"targetsweep: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("targetsweep: stopped", file=sys.stderr)
         raise SystemExit(130) from None

@@ -213,7 +213,7 @@ def _ray(address: str | None) -> Iterator[Check]:
     elif address is None or address in ("auto", "local"):
         yield Check(name="ray", status="ok", detail=f"{version}, {address or 'a local cluster'}")
     elif address.startswith("ray://"):
-        remedy = "the driver must run inside the cluster: use `targetsweep submit`"
+        remedy = "give --ray-address auto, on a machine of the cluster: the driver runs there"
         detail = f"{address} is a Ray client address"
         yield Check(name="ray", status="missing", detail=detail, remedy=remedy)
     elif problem := _unreachable(f"//{address}"):

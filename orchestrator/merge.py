@@ -17,7 +17,7 @@ from orchestrator.errors import UserError
 from orchestrator.fieldtypes import Value, plain
 from orchestrator.grid import Point, projection
 from orchestrator.identity import run_key
-from orchestrator.labels import student_label, targets_label, teacher_label
+from orchestrator.labels import differences, student_label, targets_label, teacher_label
 from orchestrator.paths import run_name
 from orchestrator.reportpoints import horizon_of
 from orchestrator.resolve import Resolver, Teacher
@@ -55,7 +55,8 @@ class _Draft:
     keep: str | int = "none"
     sweeps: tuple[str, ...] = ()
 
-    def unit(self) -> Unit:
+    def unit(self, differences: str) -> Unit:
+        """differences: what its label needs beside other units of the plan."""
         return Unit(
             kind=self.kind,
             key=self.key,
@@ -70,7 +71,7 @@ class _Draft:
             needs=self.needs,
             workers=self.workers,
             keep_checkpoint=self.keep,
-            label=self.label,
+            label=self.label + differences,
             sweeps=self.sweeps,
         )
 
@@ -87,8 +88,9 @@ class Merger:
 
     def units(self) -> tuple[Unit, ...]:
         """Teachers, then targets, then students, each in order of first appearance."""
+        apart = differences({draft.key: draft.spec for draft in self._drafts.values()})
         return tuple(
-            draft.unit()
+            draft.unit(apart.get(draft.key, ""))
             for kind in ("teacher", "targets", "student")
             for draft in self._drafts.values()
             if draft.kind == kind

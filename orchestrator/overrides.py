@@ -11,13 +11,13 @@ import yaml
 from orchestrator.checks import check_grids
 from orchestrator.errors import Problem, SpecError, nearest
 from orchestrator.fieldtypes import Value, plain
-from orchestrator.grid import Condition, Grid, Place, Point, matches
+from orchestrator.grid import Condition, Grid, Place
 from orchestrator.settings import FIELDS, INDEX, BadValueError, canonical_name, nearest_name
 from orchestrator.spec import Sweep
 from trainers.data.catalogue import OFFICIAL
 from trainers.data.info import DatasetInfo
 
-__all__ = ["apply_overrides", "limit_points", "limit_sweeps", "parse_limit"]
+__all__ = ["apply_overrides", "limit_sweeps", "parse_limit"]
 
 _SET = "--set"
 _LIMIT = "--limit"
@@ -93,11 +93,6 @@ def _limit_values(name: str, text: str) -> tuple[Value, ...]:
         else [_parsed(_LIMIT, name, part.strip()) for part in text.split(",")]
     )
     return tuple(None if part is None else _checked(_LIMIT, name, part) for part in parts)
-
-
-def limit_points(points: Iterable[Point], condition: Condition) -> tuple[Point, ...]:
-    """The points that fit; [] when none does."""
-    return tuple(filter(matches(condition), points))
 
 
 def limit_sweeps(sweeps: Sequence[Sweep], condition: Condition) -> list[Sweep]:

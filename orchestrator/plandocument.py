@@ -22,10 +22,12 @@ def plan_document(sweep: Sweep, plan: Plan) -> dict[str, Any]:
     fixed = {name: found for name, found in values.items() if len(found) == 1}
     fields = [name for name in (*sweep.axes, *reported) if name in values and name not in fixed]
     fields = list(dict.fromkeys(fields))
+    snapshots = _snapshots(plan)
     points = {
         (point.run, point.horizon, point.point[:NUM_REPORTED]): {
             "run": point.run,
             "settings": {name: plain(point.point[INDEX[name]]) for name in fields},
+            "snapshot": snapshots[point.run],
             "horizon": point.horizon,
         }
         for point in planned
@@ -40,3 +42,12 @@ def plan_document(sweep: Sweep, plan: Plan) -> dict[str, Any]:
         "points": list(points.values()),
         "report": [item.model_dump(mode="json") for item in sweep.report],
     }
+
+
+def _snapshots(plan: Plan) -> dict[str, str | None]:
+    """The teacher snapshot behind each student, by its token; strategy C's, behind targets."""
+    behind: dict[str, str] = {}
+    for unit in plan.units:  # every need comes before what needs it
+        if unit.kind != "teacher" and unit.needs:
+            behind[unit.name] = behind.get(unit.needs[0], unit.needs[0])
+    return {unit.name: behind.get(unit.name) for unit in plan.of_kind("student")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from orchestrator.errors import StoreError, UserError
 from orchestrator.lease import Lease, holder
 from orchestrator.machine import checks
 from orchestrator.store import Store
+from orchestrator.units import provider
 
 __all__ = ["prepare_named", "report_sweeps", "show_checks", "show_status", "sync_store"]
 
@@ -38,32 +39,68 @@ def show_status(console: Console, store: Store) -> None:
     console.print(f"driver  {driver or 'none'}", soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("sweep")
-    for name in ("runs", "done", "begun", "failed", "to do"):
-        table.add_column(name, justify="right")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right")
     for name in sweep_names(store):
-        counts = _count(store, store.read_json(paths.plan_json(name)) or {})
-        table.add_row(name, *(f"{counts[column]:,}" for column in
-                              ("runs", "done", "begun", "failed", "to do")))  # fmt: skip
+        counts = Counter(run_states(store, store.read_json(paths.plan_json(name)) or {}).values())
+        counts["runs"] = counts.total()
+        table.add_row(name, *(f"{counts[column]:,}" for column in _COLUMNS))
     console.print(table)
 
 
-def _count(store: Store, plan: dict[str, Any]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    wanted: dict[str, int] = {}
+_COLUMNS = ("runs", "done", "begun", "failed", "blocked", "to do")
+
+
+def run_states(store: Store, plan: Mapping[str, Any]) -> dict[str, str]:
+    """The students of a plan and the teachers behind them, each done, begun, failed, blocked (a
+    student whose teacher failed to give its snapshot) or to do."""
+    horizons: dict[str, int] = {}
+    tokens: dict[str, str] = {}
     for point in plan["points"]:
-        wanted[point["run"]] = max(point["horizon"], wanted.get(point["run"], 0))
-    for run, horizon in wanted.items():
-        counts["runs"] += 1
-        counts[_state(store, run, horizon)] += 1
-    return counts
+        horizons[point["run"]] = max(point["horizon"], horizons.get(point["run"], 0))
+        if point.get("snapshot"):
+            tokens[point["run"]] = point["snapshot"]
+    lost: set[str] = set()
+    states: dict[str, str] = {}
+    for teacher, presets in _presets(tokens.values()).items():
+        states[teacher], missing = _teacher_state(store, teacher, presets)
+        lost |= {f"{teacher}/acc-{preset}" for preset in missing}
+    for run, horizon in horizons.items():
+        states[run] = _student_state(store, run, horizon, is_lost=tokens.get(run) in lost)
+    return states
 
 
-def _state(store: Store, run: str, horizon: int) -> str:
+def _presets(tokens: Iterable[str]) -> dict[str, set[str]]:
+    """What is asked of each teacher, by preset name."""
+    asked: dict[str, set[str]] = {}
+    for token in tokens:
+        asked.setdefault(provider(token), set()).add(token.partition("/acc-")[2])
+    return asked
+
+
+def _teacher_state(store: Store, teacher: str, presets: set[str]) -> tuple[str, set[str]]:
+    """Its state, and the presets that will not come unless it is tried again."""
+    there = {file.removesuffix(".json") for file in store.list(paths.snapshots_dir(teacher))}
+    absent = {preset for preset in presets if f"acc-{preset}" not in there}
+    result = _json(store, paths.result(teacher)) or {}
+    if presets <= set(result.get("presets", {})):
+        return "done", set()  # also where its snapshots were deleted since
+    missing = absent & {paths.preset_name(preset) for preset in result.get("missing", [])}
+    if missing or store.exists(paths.failure(teacher)):
+        return "failed", missing or absent
+    return _begun(store, teacher), set()
+
+
+def _student_state(store: Store, run: str, horizon: int, *, is_lost: bool) -> str:
     result = _json(store, paths.result(run))
     if result and result.get("status") == "complete" and result.get("horizon", 0) >= horizon:
         return "done"
     if store.exists(paths.failure(run)):
         return "failed"
+    return "blocked" if is_lost else _begun(store, run)
+
+
+def _begun(store: Store, run: str) -> str:
     return "begun" if store.list(paths.checkpoint_dir(run)) else "to do"
 
 
@@ -93,8 +130,8 @@ def report_sweeps(console: Console, store: Store, names: Sequence[str], out: str
 
 
 def sync_store(console: Console, store: Store, uri: str | None) -> None:
-    """Under the lease: a driver at work is MLflow's only writer. Looks at everything, since a server
-    may have lost what the store remembers having sent."""
+    """Under the lease: a driver at work is MLflow's only writer. Looks at everything, since a
+    server may have lost what the store remembers having sent."""
     from orchestrator.sweeping import track_results
     from orchestrator.tracking import Tracker
 
@@ -111,8 +148,12 @@ def show_checks(
     console: Console, store: Store, data: Sequence[str], ray_address: str | None
 ) -> None:
     """Prints every check. UserError (exit status 2) when something needed is missing."""
-    locations = {name: location.path for name, location in locations_of([], data).items()}
-    found = checks(store, locations, ray_address)
+    places = {
+        name: location.path
+        for name, location in locations_of([], data).items()
+        if location.path is not None
+    }
+    found = checks(store, places, ray_address)
     styles = {"ok": "green", "warn": "yellow", "missing": "red"}
     table = Table(box=None, show_header=False, pad_edge=False)
     for check in found:
@@ -125,15 +166,8 @@ def show_checks(
 
 
 def prepare_named(
-    console: Console,
-    store: Store,
-    name: str,
-    path: str | None,
-    image_size: int | None,
-    *,
-    download: bool,
+    console: Console, store: Store, name: str, location: Location, *, download: bool
 ) -> None:
-    location = Location(Path(path).expanduser(), image_size) if path else None
     with Lease(store, f"targetsweep data prepare {name}"):
         info = prepare_dataset(store, paths.safe_name(name), location, console, download=download)
     console.print(

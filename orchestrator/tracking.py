@@ -77,14 +77,10 @@ class Tracker:
         self._experiments: dict[str, Experiment] = {}
         self._begun: set[str] = set()
 
-    def begin(self, sweep: str) -> None:
-        """Database, experiment and parent run, which then says RUNNING until `sync`. `project` does
-        it too; not needed when there is nothing to run."""
-        self._guarded(sweep, lambda experiment: self._begin(experiment, sweep))
-
     def project(self, sweep: str, unit: str) -> None:
-        """Makes the child run of `unit` agree with the store while a driver is at work. A unit that
-        is no run (targets), or that has not begun, is nothing to show."""
+        """Makes the child run of `unit` agree with the store while a driver is at work; the sweep
+        then says RUNNING until `sync`. A unit that is no run (targets), or that has not begun, is
+        nothing to show."""
         shown = view(self._store, unit, live=True)
         if shown is not None:
             self._guarded(sweep, lambda experiment: self._put_live(experiment, sweep, shown))
@@ -115,7 +111,7 @@ class Tracker:
             plan = self._store.read_json(paths.plan_json(sweep))
             if plan is None:
                 continue
-            names = units(self._store, plan)
+            names = units(plan)
             now = fingerprint(self._store, plan, names)
             if not force and self._record.read(sweep, "runs") == now:
                 unchanged.append(sweep)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from orchestrator import paths
 from orchestrator.store import Store
+from orchestrator.units import provider
 
 __all__ = ["METRICS", "Point", "RunView", "Status", "fingerprint", "is_kept", "units", "view"]
 
@@ -107,14 +108,12 @@ def is_kept(step: int, always: Container[int] = ()) -> bool:
     return bool(step % 10 ** max(0, len(str(step)) - 2) == 0)
 
 
-def units(store: Store, plan: Mapping[str, Any]) -> list[str]:
+def units(plan: Mapping[str, Any]) -> list[str]:
     """The runs a plan's points name, and the teachers those need, each once, in plan order."""
     names: dict[str, None] = {}
     for point in plan.get("points", []):
-        run = store.read_json(paths.run_json(point["run"]))
-        teacher = ((run or {}).get("spec", {}).get("teacher") or {}).get("key")
-        if teacher:
-            names[paths.run_name("teacher", teacher)] = None
+        if token := point.get("snapshot"):
+            names[provider(token)] = None
         names[point["run"]] = None
     return list(names)
 
@@ -135,7 +134,8 @@ def _status(
     live: bool,
 ) -> Status:
     if result is not None and _covers(result, request):
-        return "FINISHED"
+        missing = {*result.get("missing", [])}
+        return "FAILED" if missing.intersection(request.get("presets", [])) else "FINISHED"
     failed = store.modified(paths.failure(name))
     # A request newer than the failure is the retry under way.
     retried = live and (store.modified(paths.request_json(name)) or 0.0) > (failed or 0.0)

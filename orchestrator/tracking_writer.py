@@ -45,6 +45,7 @@ class TrackingWriter:
         self._pending: dict[_Item, None] = {}  # a set that remembers the order
         self._busy = False
         self._closing = False
+        self._abandoned = False
         self._failing = False
         # A daemon: a server that never answers must not keep the driver's process alive.
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -63,9 +64,11 @@ class TrackingWriter:
             return len(self._pending) + self._busy
 
     @property
-    def is_failing(self) -> bool:
-        """The last attempt to write failed."""
-        return self._failing
+    def is_writing(self) -> bool:
+        """A projection is under way. After `close` it is the last one, but nobody knows when it
+        ends: until then nobody else may write to MLflow."""
+        with self._changed:
+            return self._busy
 
     @property
     def state(self) -> str:
@@ -77,12 +80,14 @@ class TrackingWriter:
         return f"MLflow is behind by {runs}; nothing is lost: run `targetsweep sync`"
 
     def close(self, timeout: float) -> bool:
-        """Writes what is left, for at most `timeout` seconds and until the first failure. True when
-        MLflow has everything. May be called twice."""
+        """Writes what is left, for at most `timeout` seconds and until the first failure; begins no
+        projection afterwards. True when MLflow has everything. May be called twice."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout)
+        with self._changed:
+            self._abandoned = True
         return self.behind == 0
 
     def _work(self) -> None:
@@ -98,7 +103,7 @@ class TrackingWriter:
     def _next(self) -> _Item | None:
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._closing)
-            if not self._pending:
+            if self._abandoned or not self._pending:
                 return None
             item = next(iter(self._pending))
             del self._pending[item]

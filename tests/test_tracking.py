@@ -92,8 +92,7 @@ class TestProject:
     def test_interrupted_anywhere(self, store: Store, method: str, moment: str) -> None:
         """Every call fails once, before it reached the server and with its answer lost."""
         unit = write_run(store, 1, steps=STEPS, done=True)
-        tracker = Tracker(store)
-        tracker.begin(SWEEP)
+        Tracker(store).project(SWEEP, write_run(store, 2, steps=[1]))
         tracker = Tracker(store)
         for nth in range(1, 4):
             with pytest.MonkeyPatch.context() as patch:
@@ -203,7 +202,7 @@ class TestWhere:
             import sys
             from orchestrator.store import Store
             from orchestrator.tracking import Tracker
-            Tracker(Store(sys.argv[1])).begin("demo")
+            Tracker(Store(sys.argv[1])).aggregates("demo", [])
         """
         command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "s")]
         done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -54,7 +54,6 @@ class TestSync:
         write_plan(store, [1])
         unit = write_run(store, 1, steps=STEPS[:4])
         driver = Tracker(store)
-        driver.begin(SWEEP)
         driver.project(SWEEP, unit)
         report = Tracker(store).sync([SWEEP])
         assert any("seed1" in line and "killed driver" in line for line in report.repaired)
@@ -63,7 +62,7 @@ class TestSync:
         assert seen.runs("sweep")[0].info.status == "KILLED"
 
     def test_the_teachers_of_the_points_too(self, store: Store) -> None:
-        write_plan(store, [1])
+        write_plan(store, [1], teacher=7)
         write_run(store, 1, steps=STEPS, done=True, teacher=7)
         unit = name(7, "teacher")
         run = {"key": key(7), "kind": "teacher", "spec": {"seed": 0}, "label": "teacher"}
@@ -77,6 +76,10 @@ class TestSync:
         store.write_json(paths.result(unit), result)
         tracker.sync()
         assert Seen(tracker.uri).runs("teacher")[0].info.status == "FINISHED"
+        store.write_json(paths.request_json(unit), {"horizon": 1000, "presets": [60.0, 99.0]})
+        store.write_json(paths.result(unit), {**result, "missing": [99.0]})
+        tracker.sync()
+        assert Seen(tracker.uri).runs("teacher")[0].info.status == "FAILED"
 
     def test_nothing_changed_does_not_import_mlflow(self, store: Store) -> None:
         write_plan(store, [1])

@@ -107,6 +107,20 @@ class TestWriter:
         assert not writer.close(0.01)
         assert "1 run;" in writer.state
 
+    def test_nothing_is_begun_after_closing(self, server: FakeServer) -> None:
+        server.gate.clear()
+        writer = TrackingWriter(server, lambda _: None)
+        writer.notify("s", "a")
+        server.attempts.acquire()
+        writer.notify("s", "b")
+        assert not writer.close(0.01)
+        assert writer.is_writing
+        server.gate.set()
+        assert not writer.close(60)
+        assert server.done == [("s", "a")]
+        assert not writer.is_writing
+        assert "1 run;" in writer.state
+
     def test_bugs_do_not_end_the_thread(self) -> None:
         class Buggy(FakeServer):
             def project(self, sweep: str, unit: str) -> None:

@@ -18,6 +18,7 @@ from orchestrator.store import Store
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_client import connect
 from orchestrator.tracking_view import is_kept
+from orchestrator.units import snapshot_token
 
 SWEEP = "demo"
 T0 = 1_750_000_000_000
@@ -92,10 +93,14 @@ def finish(store: Store, unit: str, number: int, horizon: int = 300) -> None:
     store.write_json(paths.result(unit), {**result, "environment": environment})
 
 
-def write_plan(store: Store, numbers: list[int], sweep: str = SWEEP) -> None:
-    points = [{"run": name(n), "settings": {"seed": n}, "horizon": 300} for n in numbers]
-    plan = {"sweep": sweep, "title": "A demo", "points": points}
-    store.write_json(paths.plan_json(sweep), plan)
+def write_plan(store: Store, numbers: list[int], teacher: int | None = None) -> None:
+    token = None if teacher is None else snapshot_token(name(teacher, "teacher"), 60.0)
+    points = [
+        {"run": name(n), "settings": {"seed": n}, "snapshot": token, "horizon": 300}
+        for n in numbers
+    ]
+    plan = {"sweep": SWEEP, "title": "A demo", "points": points}
+    store.write_json(paths.plan_json(SWEEP), plan)
 
 
 @dataclass
