@@ -7,9 +7,6 @@ alone writes. It yields small reports for whoever shows progress; nothing depend
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +19,7 @@ import torch
 from torch import nn
 
 from orchestrator import paths
+from orchestrator.environment import environment
 from orchestrator.errors import StoreError
 from orchestrator.identity import from_canonical, run_key
 from orchestrator.records import Records, read_snapshot, read_snapshot_weights
@@ -382,22 +380,7 @@ def _result(job: _Job, *, step: int, extra: dict[str, Any]) -> dict[str, Any]:
         "horizon": job.request.horizon,
         "step": step,
         "teacher_digest": None,
-        "environment": _environment(job),
+        "environment": environment(job.runtime.device, getattr(job.spec, "precision", "fp32")),
         "wall_time_s": round(time.time() - job.started, 3),
     }
     return result | extra
-
-
-def _environment(job: _Job) -> dict[str, Any]:
-    device = torch.device(job.runtime.device)
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": job.runtime.device,
-        "hardware": hardware,
-        "cpus": os.cpu_count(),
-        "hostname": socket.gethostname(),
-        "workers": World.current().size,
-        "precision": getattr(job.spec, "precision", "fp32"),
-    }
