@@ -45,11 +45,13 @@ def content_digest(group: Aggregate) -> str:
 
 
 def varying(found: Iterable[Aggregate]) -> tuple[str, ...]:
-    """Fields in which the groups differ, in their order: what a name must say."""
+    """Fields in which the groups differ, in their order: what a name must say. That a field does
+    not apply to a group (a teacher under strategy A) is no difference of its own."""
     values: dict[str, set[str]] = {}
     for group in found:
         for key, value in group.settings.items():
-            values.setdefault(key, set()).add(str(value))
+            if value is not None:
+                values.setdefault(key, set()).add(str(value))
     return tuple(key for key, seen in values.items() if len(seen) > 1)
 
 
@@ -64,7 +66,8 @@ def _part(key: str, value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     if key in ("strategy", "augmentation") or text == "full":
         return text
-    prefix = {"teacher.accuracy": "t", "ipc": "ipc"}.get(key, f"{key.rpartition('.')[2]}=")
+    short = f"{'t.' if key.startswith('teacher.') else ''}{key.rpartition('.')[2]}="
+    prefix = {"teacher.accuracy": "t", "ipc": "ipc"}.get(key, short)
     return f"{prefix}{text}"
 
 
