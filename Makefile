@@ -40,8 +40,8 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)
-	$(BIN)/python benchmarks/plan_scale.py
-	$(BIN)/python benchmarks/report_scale.py
+	$(BIN)/python benchmarks/plan_scale.py --json benchmarks/results/plan_scale.json
+	$(BIN)/python benchmarks/report_scale.py --json benchmarks/results/report_scale.json
 
 schema: $(READY)
 	$(BIN)/targetsweep schema > sweeps/schema.json

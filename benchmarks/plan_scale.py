@@ -18,9 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-POINTS_PER_SEED = (
-    9 * 2 * 9 * 6 + 9 * 6
-)  # B and C with nine teachers, and A, by IPC and augmentation
+from machine import describe
+
+# B and C with nine teachers, and A, by IPC and augmentation.
+POINTS_PER_SEED = 9 * 2 * 9 * 6 + 9 * 6
 
 
 def write_sweep(folder: Path, points: int) -> Path:
@@ -85,7 +86,7 @@ def measure(points: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--json", type=Path, default=None, help="write the rows there too")
+    parser.add_argument("--json", type=Path, default=None, help="write rows and machine there too")
     parser.add_argument("--one", type=int, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
@@ -99,7 +100,8 @@ def main() -> None:
             print("".join(f"{name:>12}" for name in rows[0]))
         print("".join(f"{value:>12,}" for value in rows[-1].values()), flush=True)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        about = {"n": 1, "machine": describe("pydantic", "pyyaml"), "rows": rows}
+        arguments.json.write_text(json.dumps(about, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,23 +14,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import platform
 import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from machine import describe
 
 from dashboards import aggregate, load_plan, load_results, write_report
 
+PACKAGES = ("pyarrow", "pandas", "numpy", "matplotlib", "seaborn")
 TEACHERS = tuple(float(p) for p in range(10, 100, 10))
 STRATEGIES = ("B", "C")
 SEEDS = 5
@@ -124,16 +123,6 @@ def measure(num_runs: int, num_evaluations: int, repeats: int) -> dict[str, list
         }
 
 
-def machine() -> dict[str, Any]:
-    packages = ("pyarrow", "pandas", "numpy", "matplotlib", "seaborn")
-    return {
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=10_000)
@@ -150,7 +139,7 @@ def main() -> None:
         print(f"{stage:<28}{middle:>10.2f}{min(seconds):>10.2f}{len(seconds):>5}")
     if options.json:
         about = {"runs": options.runs, "evaluations": options.evaluations, "peak_gb": peak_gb}
-        content = about | {"seconds": stages, "machine": machine()}
+        content = about | {"seconds": stages, "machine": describe(*PACKAGES)}
         options.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
