@@ -51,6 +51,11 @@ class Live:
     images_per_s: float = 0.0
     final: dict[str, Any] | None = None
 
+    @property
+    def steps_trained(self) -> int:
+        """By this attempt."""
+        return max(0, self.step - self.first_step + 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSettings:
@@ -119,7 +124,7 @@ class Conductor:
         """A trial is over: with a last word, or, when its process died, without one."""
         with self.lock:
             live = self.live.pop(unit)
-            self.steps_trained += max(0, live.step - live.first_step + 1)
+            self.steps_trained += live.steps_trained
             final = live.final
             if final is None:
                 final = {

@@ -92,13 +92,13 @@ def _path_option(option: str) -> tuple[str, Path]:
 
 
 def is_prepared(store: Store, name: str) -> bool:
-    return store.exists(f"{paths.dataset_dir(name)}/meta.json")
+    return store.exists(paths.dataset_meta(name))
 
 
 def prepared_infos(store: Store) -> dict[str, DatasetInfo]:
     """What the store holds decoded."""
     found = {}
-    for name in store.list("datasets"):
+    for name in store.list(paths.datasets_dir()):
         if is_prepared(store, name):
             found[name] = load_info(_local(store, name))
     return found
@@ -106,7 +106,7 @@ def prepared_infos(store: Store) -> dict[str, DatasetInfo]:
 
 def _local(store: Store, name: str) -> Path:
     """A folder here with the data set's meta.json."""
-    return store.local(f"{paths.dataset_dir(name)}/meta.json").parent
+    return store.local(paths.dataset_meta(name)).parent
 
 
 def known_infos(store: Store, locations: Mapping[str, Location]) -> dict[str, DatasetInfo]:

@@ -8,7 +8,6 @@ no teacher, and a grid over A, B, C and three teachers holds A once.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -47,10 +46,6 @@ class Grid:
     exclude: Sequence[Condition] = ()
     places: Mapping[str, Place] = field(default_factory=dict)
     value_places: Mapping[tuple[str, Value], Place] = field(default_factory=dict)
-
-    @property
-    def num_combinations(self) -> int:
-        return math.prod(len(values) for values in self.axes.values())
 
     def place_of(self, name: str, value: Value = None) -> Place:
         """Where field `name` got `value`; the grid itself when it is a default."""

@@ -165,7 +165,8 @@ def _disk(store: Store) -> Iterator[Check]:
 
 
 def _data(store: Store, data_paths: Mapping[str, str | Path]) -> Iterator[Check]:
-    prepared = [name for name in store.list("datasets") if _is_prepared(store, name)]
+    names = store.list(paths.datasets_dir())
+    prepared = [name for name in names if store.exists(paths.dataset_meta(name))]
     for name in prepared:
         yield Check(name=f"data {name}", status="ok", detail="prepared in the store")
     for name, place in data_paths.items():
@@ -178,10 +179,6 @@ def _data(store: Store, data_paths: Mapping[str, str | Path]) -> Iterator[Check]
             remedy = "download it there, or correct the path"
             detail = f"{place} does not exist"
             yield Check(name=f"data {name}", status="missing", detail=detail, remedy=remedy)
-
-
-def _is_prepared(store: Store, name: str) -> bool:
-    return store.exists(f"{paths.dataset_dir(name)}/meta.json")
 
 
 def _tracking(store: Store) -> Iterator[Check]:

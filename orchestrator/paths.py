@@ -11,11 +11,11 @@ import re
 from orchestrator.errors import StoreError
 
 __all__ = [
-    "LEASE",
-    "STOP_FLAG",
     "checkpoint",
     "checkpoint_dir",
     "dataset_dir",
+    "dataset_meta",
+    "datasets_dir",
     "failure",
     "lease",
     "metrics",
@@ -41,9 +41,6 @@ __all__ = [
     "targets_file",
     "tracking_json",
 ]
-
-LEASE = "lease.json"
-STOP_FLAG = "control/stop"
 
 _SAFE = re.compile(r"[A-Za-z0-9_+=@%,-][A-Za-z0-9._+=@%, -]{0,199}")
 _DTYPES = {"float32": "f32", "float16": "f16"}
@@ -133,6 +130,15 @@ def dataset_dir(name: str) -> str:
     return f"datasets/{safe_name(name)}"
 
 
+def datasets_dir() -> str:
+    return "datasets"
+
+
+def dataset_meta(name: str) -> str:
+    """Written last: this file makes the data set exist."""
+    return f"{dataset_dir(name)}/meta.json"
+
+
 def sweeps_dir() -> str:
     return "sweeps"
 
@@ -154,11 +160,11 @@ def report_dir(sweep: str) -> str:
 
 
 def stop_flag() -> str:
-    return STOP_FLAG
+    return "control/stop"
 
 
 def lease() -> str:
-    return LEASE
+    return "lease.json"
 
 
 def mlflow_db() -> str:

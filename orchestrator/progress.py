@@ -121,12 +121,9 @@ class Progress(Listener):
         """Seconds left at the pace so far, by estimated steps; None while nothing is known."""
         assert self._conductor is not None
         ledger = self._conductor.ledger
-        trained = self._conductor.steps_trained + sum(
-            max(0, one.step - one.first_step + 1) for one in self._conductor.live.values()
-        )
-        left = ledger.cost_left - sum(
-            max(0, one.step - one.first_step + 1) for one in self._conductor.live.values()
-        )
+        running = sum(live.steps_trained for live in self._conductor.live.values())
+        trained = self._conductor.steps_trained + running
+        left = ledger.cost_left - running
         elapsed = time.monotonic() - self._began
         return None if trained < 1 else max(left, 0.0) * elapsed / trained
 

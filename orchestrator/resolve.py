@@ -27,7 +27,7 @@ from trainers.spec import (
     TargetsSpec,
     TeacherRef,
     TeacherSpec,
-    targets_dtype,
+    targets_spec,
 )
 
 __all__ = ["PROVISIONAL", "Resolver", "Teacher"]
@@ -97,11 +97,11 @@ class Resolver:
     def targets(self, teacher: Teacher, temperature: float) -> TargetsSpec:
         """What strategy C reads: one file for all students of a snapshot."""
         info = self.infos.get(teacher.spec.dataset.name)
-        return TargetsSpec(
-            dataset=teacher.spec.dataset,
-            teacher=teacher.ref,
-            temperature=temperature,
-            dtype=targets_dtype(info.num_classes if info else 1),
+        return targets_spec(
+            teacher.spec.dataset,
+            teacher.ref,
+            temperature,
+            num_classes=info.num_classes if info else 1,
         )
 
     def _make_dataset(self, name: str, ipc: Value, subset_seed: int | None, seed: int) -> Dataset:

@@ -18,14 +18,14 @@ from orchestrator.errors import StoreError, UserError
 from orchestrator.lease import Lease, holder
 from orchestrator.machine import checks
 from orchestrator.store import Store
-from orchestrator.units import provider
+from orchestrator.units import provider, snapshot_token
 
 __all__ = ["prepare_named", "report_sweeps", "show_checks", "show_status", "sync_store"]
 
 
 def sweep_names(store: Store) -> list[str]:
     """Sweeps the store has a plan of. UserError when there is none."""
-    names = [name for name in store.list("sweeps") if store.exists(paths.plan_json(name))]
+    names = [name for name in store.list(paths.sweeps_dir()) if store.exists(paths.plan_json(name))]
     if not names:
         raise UserError(
             f"{store.uri} holds no sweep", "give --store, or `targetsweep run` a sweep file first"
@@ -64,7 +64,7 @@ def run_states(store: Store, plan: Mapping[str, Any]) -> dict[str, str]:
     states: dict[str, str] = {}
     for teacher, presets in _presets(tokens.values()).items():
         states[teacher], missing = _teacher_state(store, teacher, presets)
-        lost |= {f"{teacher}/acc-{preset}" for preset in missing}
+        lost |= {snapshot_token(teacher, float(preset)) for preset in missing}
     for run, horizon in horizons.items():
         states[run] = _student_state(store, run, horizon, is_lost=tokens.get(run) in lost)
     return states

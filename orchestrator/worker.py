@@ -41,7 +41,7 @@ from trainers.spec import (
     TargetsSpec,
     TeacherRef,
     TeacherSpec,
-    targets_dtype,
+    targets_spec,
 )
 from trainers.student import train_student
 from trainers.targets import SoftTargets, TargetsIdentity, compute_targets, write_targets
@@ -301,22 +301,12 @@ def _mapping_of(
         return teacher, None, digest
     assert spec.temperature is not None
     digest = read_snapshot(job.store, _teacher_name(spec.teacher), spec.teacher.accuracy)["digest"]
-    wanted = targets_of(spec, data.info.num_classes)
+    wanted = targets_spec(
+        spec.dataset, spec.teacher, spec.temperature,
+        num_classes=data.info.num_classes, view=spec.target_view,
+    )  # fmt: skip
     path = job.store.local(_targets_path(wanted, digest))
     return None, SoftTargets(path, _targets_identity(wanted, digest)), digest
-
-
-def targets_of(spec: StudentSpec, num_classes: int) -> TargetsSpec:
-    """The soft targets a strategy C student reads: of the full training set, whatever its IPC."""
-    assert spec.teacher is not None
-    assert spec.temperature is not None
-    return TargetsSpec(
-        dataset=Dataset(name=spec.dataset.name, fingerprint=spec.dataset.fingerprint),
-        teacher=spec.teacher,
-        temperature=spec.temperature,
-        view=spec.target_view,
-        dtype=targets_dtype(num_classes),
-    )
 
 
 def _agreed(

@@ -30,7 +30,7 @@ __all__ = [
     "TargetsSpec",
     "TeacherRef",
     "TeacherSpec",
-    "targets_dtype",
+    "targets_spec",
 ]
 
 SEMANTICS = 1
@@ -183,10 +183,24 @@ class TargetsSpec:
     dtype: Literal["float32", "float16"] = "float32"
 
 
-def targets_dtype(num_classes: int) -> Literal["float32", "float16"]:
-    """How soft targets are stored: half precision above 200 classes, where ImageNet's would take
-    5 GB instead of 2.6."""
-    return "float32" if num_classes <= 200 else "float16"
+def targets_spec(
+    dataset: Dataset,
+    teacher: TeacherRef,
+    temperature: float,
+    *,
+    num_classes: int,
+    view: Literal["plain"] = "plain",
+) -> TargetsSpec:
+    """The soft targets that a strategy C student on `dataset` reads: of the full training set,
+    whatever its IPC. In half precision above 200 classes, where ImageNet's would take 5 GB instead
+    of 2.6."""
+    return TargetsSpec(
+        dataset=Dataset(name=dataset.name, fingerprint=dataset.fingerprint),
+        teacher=teacher,
+        temperature=temperature,
+        view=view,
+        dtype="float32" if num_classes <= 200 else "float16",
+    )
 
 
 RunSpec = TeacherSpec | StudentSpec | TargetsSpec
