@@ -16,7 +16,9 @@ import psutil
 
 __all__ = ["LocalBackend", "replace_file", "temporary_name"]
 
-_TEMPORARY = re.compile(r"\.ts-(?P<host>[^~]*)~(?P<pid>\d+)~[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"\.ts-(?P<host>[^~]*)~(?P<pid>\d+)~[0-9a-f]{8}\.tmp(-journal)?")
+"""The journal is SQLite's, of a database that somebody was making."""
+
 _OLD_S = 24 * 3600.0
 """Age at which a temporary file is dead whoever wrote it: no single file takes a day to write."""
 

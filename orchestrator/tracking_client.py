@@ -12,10 +12,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from orchestrator.errors import TargetsweepError, UserError
+from orchestrator.paths import mlartifacts_dir
+from orchestrator.store_local import temporary_name
 
 __all__ = ["Experiment", "Known", "connect", "explained", "open_experiment", "redacted"]
 
@@ -36,6 +39,7 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+_SQLITE = "sqlite:///"
 _MAX_BATCH = 1000  # metrics in one log_batch
 _PAGE = 1000  # runs in one search
 
@@ -50,7 +54,26 @@ def connect(uri: str) -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if uri.startswith(_SQLITE):
+        _create_database(Path(uri.removeprefix(_SQLITE)))
     return MlflowClient(tracking_uri=uri)
+
+
+def _create_database(path: Path) -> None:
+    """Makes the SQLite database appear whole. MLflow creates one table by table, for two seconds,
+    and can neither open nor finish what a kill in between leaves."""
+    if path.exists() or not path.parent.is_dir():  # MLflow's own message says what is wrong
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    temporary = path.with_name(temporary_name())
+    try:
+        artifacts = (path.parent / mlartifacts_dir()).as_uri()
+        made = SqlAlchemyStore(f"{_SQLITE}{temporary}", artifacts)  # type: ignore[no-untyped-call]
+        made.engine.dispose()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -26,7 +26,9 @@ from tracking_helpers import (
 
 from orchestrator import paths
 from orchestrator.store import Store
+from orchestrator.store_local import LocalBackend
 from orchestrator.tracking import Tracker, tracking_uri
+from orchestrator.tracking_client import connect
 
 
 @pytest.fixture
@@ -155,6 +157,26 @@ class TestSync:
         artifact_uri = Seen(tracker.uri).one(unit).info.artifact_uri
         assert Path(artifact_uri.removeprefix("file://")).is_relative_to(moved.root)
         assert not store.root.exists()
+
+
+CREATING = """
+import sys
+from orchestrator.tracking_client import connect
+connect(sys.argv[1])
+"""
+
+
+def test_a_kill_while_the_database_is_made_leaves_none(tmp_path: Path) -> None:
+    """MLflow makes table after table; a half-made database it can neither open nor finish."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with subprocess.Popen([sys.executable, "-c", CREATING, uri]) as process:
+        while not any(file.stat().st_size for file in tmp_path.glob(".ts-*.tmp")):
+            assert process.poll() is None, "it ended before it could be killed"
+        process.kill()
+    assert not (tmp_path / "mlflow.db").exists()
+    assert connect(uri).search_experiments()
+    assert (tmp_path / "mlflow.db").is_file()
+    assert LocalBackend(tmp_path).sweep_temporaries()  # what the killed one left
 
 
 @dataclass
