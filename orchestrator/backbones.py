@@ -5,10 +5,17 @@ A test compares `TORCHVISION_BACKBONES` with `torchvision.models.list_models`.
 
 from __future__ import annotations
 
-__all__ = ["BACKBONES", "OWN_BACKBONE", "TORCHVISION_BACKBONES"]
+__all__ = ["BACKBONES", "OWN_BACKBONE", "TINY_VIT", "TORCHVISION_BACKBONES", "WITH_WIDTH"]
 
 OWN_BACKBONE = "resnet18"
 """The paper's ResNet-18 (Appendix B): ours, with a width; not torchvision's model of that name."""
+
+TINY_VIT = "vit_tiny"
+"""A small ViT of ours for small machines; torchvision has none of that name."""
+
+WITH_WIDTH: dict[str, int | None] = {OWN_BACKBONE: None, "resnet50": 64}
+"""Backbones with a width, and the width that is torchvision's own model, which a run's key says
+by saying none."""
 
 # fmt: off
 TORCHVISION_BACKBONES: tuple[str, ...] = (
@@ -31,4 +38,4 @@ TORCHVISION_BACKBONES: tuple[str, ...] = (
 )
 # fmt: on
 
-BACKBONES: tuple[str, ...] = (OWN_BACKBONE, *TORCHVISION_BACKBONES)
+BACKBONES: tuple[str, ...] = (OWN_BACKBONE, TINY_VIT, *TORCHVISION_BACKBONES)

@@ -19,6 +19,7 @@ from orchestrator.store import Store
 from trainers.data import (
     OFFICIAL,
     DatasetInfo,
+    Form,
     Source,
     find_source,
     load_info,
@@ -26,12 +27,14 @@ from trainers.data import (
     prepare,
     read_meta,
 )
+from trainers.data.prepared import META
 from trainers.errors import TrainerError
 
 __all__ = [
     "Location",
     "check_locations",
     "check_sources",
+    "is_encoded",
     "is_prepared",
     "known_infos",
     "locations_of",
@@ -39,19 +42,32 @@ __all__ = [
     "wanted_datasets",
 ]
 
-_FILES = ("train-images.npy", "train-labels.npy", "test-images.npy", "test-labels.npy", "meta.json")
-
 
 @dataclass(frozen=True)
 class Location:
     """Where a data set's raw files lie, and how they are read. path: None if nothing is said (the
-    store has it, or it is `digits`). image_size: pixels to resize to; None leaves images as they
-    are. image_column, label_column: of Parquet files; None takes the usual names."""
+    store has it, or it is `digits`). image_size, encoded, shorter_side, jpeg_quality, subset: how
+    they are kept (`trainers.data.Form`). image_column, label_column: of Parquet files; None takes
+    the usual names."""
 
     path: Path | None = None
     image_size: int | None = None
     image_column: str | None = None
     label_column: str | None = None
+    encoded: bool = False
+    shorter_side: int | None = None
+    jpeg_quality: int | None = None
+    subset: bool = False
+
+    @property
+    def form(self) -> Form:
+        return Form(
+            image_size=self.image_size,
+            encoded=self.encoded,
+            shorter_side=self.shorter_side,
+            jpeg_quality=self.jpeg_quality,
+            subset=self.subset,
+        )
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -69,12 +85,7 @@ def locations_of(sweeps: Iterable[Sweep], options: Iterable[str] = ()) -> dict[s
     for sweep in sweeps:
         for name, entry in sweep.data.items():
             path = Path(sweep.file).parent / Path(entry.path).expanduser() if entry.path else None
-            location = Location(
-                path=asked.get(name, path),
-                image_size=entry.image_size,
-                image_column=entry.image_column,
-                label_column=entry.label_column,
-            )
+            location = Location(**(entry.model_dump() | {"path": asked.get(name, path)}))
             if found.setdefault(name, location) != location:
                 raise UserError(
                     f"{files[name]} and {sweep.file} say different things of data set {name}",
@@ -93,6 +104,11 @@ def _path_option(option: str) -> tuple[str, Path]:
 
 def is_prepared(store: Store, name: str) -> bool:
     return store.exists(paths.dataset_meta(name))
+
+
+def is_encoded(store: Store, name: str) -> bool:
+    """Whether a prepared data set is one of encoded pictures, decoded while training."""
+    return bool(read_meta(_local(store, name)).get("encoded"))
 
 
 def prepared_infos(store: Store) -> dict[str, DatasetInfo]:
@@ -183,7 +199,11 @@ def _check_stored(store: Store, name: str, location: Location) -> None:
     on this machine are not asked: the store may be a copy."""
     try:
         folder = _local(store, name)
-        fault = _size_fault(folder, location) or _column_fault(folder, location)
+        fault = (
+            _size_fault(folder, location)
+            or _form_fault(folder, location)
+            or _column_fault(folder, location)
+        )
         if fault is None and location.path is not None and location.path.exists():
             same = made_from(folder, _source(name, location))
             fault = None if same else ("made from other files", f"those in {location.path}")
@@ -210,6 +230,18 @@ def _size_fault(folder: Path, location: Location) -> Fault | None:
         return None if as_they_are else (f"resized to {resized} pixels", "no image_size")
     if location.image_size != held:
         return f"of {held} pixels", f"image_size {location.image_size}"
+    return None
+
+
+def _form_fault(folder: Path, location: Location) -> Fault | None:
+    meta = read_meta(folder)
+    if location.form.asks_for_shards and not meta.get("encoded"):
+        return "decoded", "the encoded pictures"
+    for field in ("shorter_side", "jpeg_quality", "subset"):
+        held, asked = meta.get(field), getattr(location, field) or None
+        if asked != held and (asked is not None or location.path is not None):
+            words = field.replace("_", " ")
+            return f"with {words} {held or 'not set'}", f"{words} {asked or 'not set'}"
     return None
 
 
@@ -249,8 +281,9 @@ def prepare_dataset(
 
             def decode(out: Path) -> DatasetInfo:
                 return prepare(
-                    name, out=out, path=location.path, image_size=location.image_size,
-                    **location.columns, download=download, progress=show,
+                    name, out=out, path=location.path, form=location.form, download=download,
+                    image_column=location.image_column, label_column=location.label_column,
+                    progress=show,
                 )  # fmt: skip
 
             if store.is_local:
@@ -258,8 +291,9 @@ def prepare_dataset(
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / name
                 info = decode(out)
-                for file in _FILES:  # meta.json last: it makes the data set exist
-                    store.upload(out / file, f"{paths.dataset_dir(name)}/{file}")
+                # meta.json last: it makes the data set exist
+                for file in sorted(filter(Path.is_file, out.iterdir()), key=_is_meta):
+                    store.upload(file, f"{paths.dataset_dir(name)}/{file.name}")
                 return info
     except TrainerError as error:
         raise UserError(error.problem, error.remedy) from error
@@ -267,3 +301,7 @@ def prepare_dataset(
         raise UserError(
             f"cannot prepare data set {name}: {error}", "free space or fix permissions"
         ) from error
+
+
+def _is_meta(file: Path) -> bool:
+    return file.name == META

@@ -25,7 +25,9 @@ from trainers.spec import (
     Augmentation,
     Backbone,
     Dataset,
+    ProbeSpec,
     RunSpec,
+    StudentRef,
     StudentSpec,
     TargetsSpec,
     TeacherRef,
@@ -38,9 +40,11 @@ KINDS: Mapping[str, type[RunSpec]] = {
     "teacher": TeacherSpec,
     "targets": TargetsSpec,
     "student": StudentSpec,
+    "probe": ProbeSpec,
 }
 
-_TEACHER_LOSS = "cross_entropy"
+_ONE_LOSS = "cross_entropy"
+"""Of teachers and probes, which have one head."""
 
 
 def kind_of(spec: RunSpec) -> str:
@@ -67,8 +71,8 @@ def canonical(spec: RunSpec) -> dict[str, Any]:
     payload["kind"] = kind_of(spec)
     payload["semantics"] = SEMANTICS
     # Names, though there is one of each today: another one must not look like this one.
-    if isinstance(spec, TeacherSpec):
-        payload["loss"] = _TEACHER_LOSS
+    if isinstance(spec, TeacherSpec | ProbeSpec):
+        payload["loss"] = _ONE_LOSS
     elif isinstance(spec, StudentSpec):
         payload["loss"] = spec.loss
     return payload
@@ -110,7 +114,7 @@ def _part(spec: Any) -> dict[str, Any]:
 
 _FIELDS: Mapping[type[Any], tuple[tuple[str, Any], ...]] = {
     cls: tuple((field.name, field.default) for field in dataclasses.fields(cls))
-    for cls in (*KINDS.values(), Dataset, Backbone, Augmentation, AdamW, TeacherRef)
+    for cls in (*KINDS.values(), Dataset, Backbone, Augmentation, AdamW, TeacherRef, StudentRef)
 }
 """Field names with their neutral values; MISSING equals no value."""
 
@@ -137,8 +141,8 @@ def from_canonical(payload: Mapping[str, Any]) -> RunSpec:
     semantics = fields.pop("semantics", None)
     if cls is None or semantics != SEMANTICS:
         raise _foreign(f"it is a {payload.get('kind')} of semantics {semantics}, not {SEMANTICS}")
-    if cls is TeacherSpec and fields.pop("loss", None) != _TEACHER_LOSS:
-        raise _foreign(f"a teacher with loss {payload.get('loss')}")
+    if cls in (TeacherSpec, ProbeSpec) and fields.pop("loss", None) != _ONE_LOSS:
+        raise _foreign(f"a {payload.get('kind')} with loss {payload.get('loss')}")
     spec: RunSpec = _build(cls, fields)
     return spec
 

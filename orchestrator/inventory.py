@@ -43,7 +43,9 @@ def _has_targets(spec: TargetsSpec, unit: Unit, held: Mapping[str, Held], files:
     snapshot = teacher.presets.get(spec.teacher.accuracy) if teacher else None
     if snapshot is None:
         return False
-    path = paths.targets_file(snapshot.digest, spec.split, spec.view, spec.temperature, spec.dtype)
+    path = paths.targets_file(
+        snapshot.digest, spec.split, spec.stored_view, spec.temperature, spec.dtype
+    )
     return path.rpartition("/")[2] in files
 
 
@@ -64,9 +66,23 @@ class _Reader:
             horizon=facts.get("horizon", 0),
             evaluated=self._evaluated(unit.name) if sound else frozenset(),
             checkpoints=_steps(checkpoints),
+            kept=self._kept(unit),
             teacher_digest=facts.get("teacher_digest"),
             failure=failure,
         )
+
+    def _kept(self, unit: Unit) -> frozenset[int]:
+        """Of the steps that probes ask for, those whose weights are there."""
+        asked = unit.request.keep_weights_at
+        there = set(self.store.list(paths.snapshots_dir(unit.name))) if asked else set()
+        found = set()
+        for step in asked:
+            names = (paths.kept_json(unit.name, step), paths.kept_weights(unit.name, step))
+            if all(name.rpartition("/")[2] in there for name in names):
+                record = self._json(names[0]) or {}
+                if record.get("student") == unit.key and "digest" in record:
+                    found.add(step)
+        return frozenset(found)
 
     def _teacher(
         self,
@@ -83,12 +99,19 @@ class _Reader:
             horizon=facts.get("horizon", 0),
             checkpoints=_steps(checkpoints, presets),
             presets=presets,
+            weightless=self._weightless(unit, presets),
             searched_to=facts.get("searched_to", 0),
             missing=tuple(facts.get("missing", ())),
             validate_every=request.get("validate_every", unit.request.validate_every),
             screen=request.get("screen", unit.request.screen),
             failure=failure,
         )
+
+    def _weightless(self, unit: Unit, presets: Iterable[float]) -> frozenset[float]:
+        """Snapshots that nobody can learn from: their weights were deleted, or lie elsewhere."""
+        there = set(self.store.list(paths.snapshots_dir(unit.name))) if presets else set()
+        weights = {preset: paths.snapshot_weights(unit.name, preset) for preset in presets}
+        return frozenset(p for p, rel in weights.items() if rel.rpartition("/")[2] not in there)
 
     def _json(self, rel: str) -> dict[str, Any] | None:
         try:

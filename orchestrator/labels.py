@@ -16,6 +16,7 @@ from trainers.spec import (
     AUGMENTATIONS,
     Augmentation,
     Backbone,
+    ProbeSpec,
     RunSpec,
     StudentSpec,
     TargetsSpec,
@@ -25,6 +26,7 @@ from trainers.spec import (
 
 __all__ = [
     "differences",
+    "probe_label",
     "student_label",
     "targets_label",
     "teacher_label",
@@ -36,6 +38,11 @@ def student_label(spec: StudentSpec) -> str:
     teacher = f" t{spec.teacher.accuracy:g}" if spec.teacher else ""
     ipc = "full" if spec.dataset.ipc is None else f"ipc{spec.dataset.ipc}"
     return f"{spec.strategy}{teacher} {augmentation_name(spec.augmentation)} {ipc} seed{spec.seed}"
+
+
+def probe_label(student: StudentSpec, step: int) -> str:
+    """`probe B t60 std ipc10 seed0 at 600`; what tells its student apart is appended."""
+    return f"probe {student_label(student)} at {step}"
 
 
 def teacher_label(spec: TeacherSpec) -> str:
@@ -97,6 +104,7 @@ def _field(name: str, text: str) -> _Aspect:
 
 _TRAINED = (
     _Aspect(lambda spec: _custom(spec.augmentation), str),
+    _Aspect(lambda spec: spec.dataset.image_size or 0, lambda size: f"{size}px" if size else ""),
     _field("backbone.stem", "stem={}"),
     _field("optimizer.lr", "lr={:g}"),
     _field("optimizer.weight_decay", "wd={:g}"),
@@ -137,11 +145,12 @@ def differences(specs: Mapping[str, RunSpec]) -> dict[str, str]:
         if len(set(map(value, teachers.values()))) > 1
     ]
     found = _apart(teachers, _TRAINED) | _apart(students, [*_STUDENT, *of_teacher])
-    if len(teachers) > 1:
-        for key, spec in specs.items():
-            if isinstance(spec, TargetsSpec):
-                teacher = teacher_label(teachers[spec.teacher.key]).removeprefix("teacher ")
-                found[key] = f" of {teacher}{found[spec.teacher.key]}"
+    for key, spec in specs.items():
+        if isinstance(spec, ProbeSpec):
+            found[key] = found[spec.student.key]
+        elif isinstance(spec, TargetsSpec) and len(teachers) > 1:
+            teacher = teacher_label(teachers[spec.teacher.key]).removeprefix("teacher ")
+            found[key] = f" of {teacher}{found[spec.teacher.key]}"
     return found
 
 

@@ -6,24 +6,30 @@ differ in their length alone merge into the longest, which is looked at wherever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dashboards.layout import FigureItem, TableItem
+from orchestrator.askedsteps import asked_steps
 from orchestrator.durations import as_steps
 from orchestrator.errors import UserError
-from orchestrator.fieldtypes import Value, plain
-from orchestrator.grid import Point, projection
+from orchestrator.grid import Point
 from orchestrator.identity import run_key
-from orchestrator.labels import differences, student_label, targets_label, teacher_label
+from orchestrator.labels import (
+    differences,
+    probe_label,
+    student_label,
+    targets_label,
+    teacher_label,
+)
 from orchestrator.paths import run_name
-from orchestrator.reportpoints import horizon_of
+from orchestrator.reportpoints import horizon_of, student_horizon
 from orchestrator.resolve import Resolver, Teacher
+from orchestrator.scaling import Scaling
 from orchestrator.settings import INDEX
 from orchestrator.spec import Sweep
-from orchestrator.units import Kind, Unit, snapshot_token
+from orchestrator.units import KINDS, Kind, Unit, snapshot_token, weights_token
 from trainers.data.info import DatasetInfo
 from trainers.spec import Request, RunSpec, StudentSpec, TeacherRef
 
@@ -31,11 +37,18 @@ __all__ = ["Merger", "PlannedPoint"]
 
 
 class PlannedPoint(NamedTuple):
-    """A point of a sweep and the student run that answers it."""
+    """A point of a sweep and the run that answers it, a student or a probe, up to `horizon`.
+    weights: the token that a probe waits for.
+
+    In a pilot, point and horizon are the layout's; actual: the point that trains, and trained: how
+    far. run is None where a teacher's preset has no place there."""
 
     point: Point
-    run: str
+    run: str | None
     horizon: int
+    weights: str | None = None
+    actual: Point | None = None
+    trained: int = 0
 
 
 @dataclass(slots=True)
@@ -50,6 +63,8 @@ class _Draft:
     horizon: int = 0
     evaluate_at: frozenset[int] = frozenset()
     presets: set[float] = field(default_factory=set)
+    keep_weights_at: frozenset[int] = frozenset()
+    answers: bool = False
     rule: tuple[int, int | None] = (1, None)
     workers: int = 1
     keep: str | int = "none"
@@ -67,12 +82,14 @@ class _Draft:
                 presets=tuple(sorted(self.presets)),
                 validate_every=self.rule[0],
                 screen=self.rule[1],
+                keep_weights_at=_sorted(self.keep_weights_at),
             ),
             needs=self.needs,
             workers=self.workers,
             keep_checkpoint=self.keep,
             label=self.label + differences,
             sweeps=self.sweeps,
+            answers=self.answers or self.kind != "student",
         )
 
 
@@ -87,32 +104,83 @@ class Merger:
         self._targets_known: dict[tuple[TeacherRef, float], tuple[RunSpec, str]] = {}
 
     def units(self) -> tuple[Unit, ...]:
-        """Teachers, then targets, then students, each in order of first appearance."""
+        """Kind by kind in the order of their needs, each in order of first appearance."""
         apart = differences({draft.key: draft.spec for draft in self._drafts.values()})
         return tuple(
             draft.unit(apart.get(draft.key, ""))
-            for kind in ("teacher", "targets", "student")
+            for kind in KINDS
             for draft in self._drafts.values()
             if draft.kind == kind
         )
 
     def add(self, sweep: Sweep) -> tuple[PlannedPoint, ...]:
-        report_steps = _report_steps(sweep.report)
-        return tuple(self._add(point, sweep.name, report_steps(point)) for point in sweep.points)
+        assert (sweep.scale is None) == (sweep.scaling is None), "scale_sweep comes before planning"
+        report_steps = asked_steps(sweep)
+        if sweep.scaling is None:
+            return tuple(
+                self._add(point, sweep.name, report_steps(point)) for point in sweep.points
+            )
+        return tuple(
+            self._add_scaled(point, sweep.name, report_steps(point), sweep.scaling)
+            for point in sweep.points
+        )
+
+    def _add_scaled(
+        self, point: Point, sweep: str, report_steps: frozenset[int], scaling: Scaling
+    ) -> PlannedPoint:
+        """The layout's point, answered by the run of the point that trains."""
+        horizon = horizon_of(point, scaling.nominal)
+        actual = scaling.actual(point)
+        if actual is None:
+            return PlannedPoint(point, None, horizon)
+        steps = frozenset(scaling.step(step) for step in report_steps if step <= horizon)
+        planned = self._add(actual, sweep, steps)
+        return planned._replace(
+            point=point, horizon=horizon, actual=actual, trained=planned.horizon
+        )
 
     def _add(self, point: Point, sweep: str, report_steps: frozenset[int]) -> PlannedPoint:
+        if point[_PROBE] == "offline":
+            return self._add_probe(point, sweep, report_steps)
+        horizon = horizon_of(point, self.infos)
+        draft, _ = self._student(point, sweep, horizon, report_steps)
+        draft.answers = True
+        return PlannedPoint(point, run_name("student", draft.key), horizon)
+
+    def _add_probe(self, point: Point, sweep: str, report_steps: frozenset[int]) -> PlannedPoint:
+        """The point's probe, and its student, which keeps its last weights for it."""
+        step = student_horizon(point, self.infos)
+        student, student_spec = self._student(point, sweep, step, frozenset())
+        student.keep_weights_at = _union(student.keep_weights_at, frozenset({step}))
+        spec = self.resolver.probe(student_spec, student.key, step)
+        draft = self._draft(
+            "probe", run_key(spec), spec, sweep, lambda: probe_label(student_spec, step)
+        )
+        horizon = horizon_of(point, self.infos)
+        self._asks(draft, point, horizon, _evaluations(horizon, (), None, report_steps))
+        token = weights_token(run_name("student", student.key), step)
+        draft.needs = (token,)
+        return PlannedPoint(point, run_name("probe", draft.key), horizon, token)
+
+    def _student(
+        self, point: Point, sweep: str, horizon: int, report_steps: frozenset[int]
+    ) -> tuple[_Draft, StudentSpec]:
+        """The point's student, which is asked for `horizon` steps."""
         spec = self.resolver.student(point)
         draft = self._draft("student", run_key(spec), spec, sweep, lambda: student_label(spec))
-        horizon = horizon_of(point, self.infos)
-        draft.horizon = max(draft.horizon, horizon)
-        draft.evaluate_at = _union(draft.evaluate_at, self._requested(point, horizon, report_steps))
-        draft.workers = max(draft.workers, point[_WORKERS])
-        draft.keep = _longer(draft.keep, point[_KEEP])
-        self.asked_steps += horizon
+        self._asks(draft, point, horizon, self._requested(point, horizon, report_steps))
         teacher = self.resolver.teacher(point)
         if teacher is not None:
             draft.needs = (self._need(point, teacher, spec, sweep),)
-        return PlannedPoint(point, run_name("student", draft.key), horizon)
+        return draft, spec
+
+    def _asks(self, draft: _Draft, point: Point, horizon: int, steps: frozenset[int]) -> None:
+        """What a point asks of a student or a probe, beside all that was asked before."""
+        draft.horizon = max(draft.horizon, horizon)
+        draft.evaluate_at = _union(draft.evaluate_at, steps)
+        draft.workers = max(draft.workers, point[_WORKERS])
+        draft.keep = _longer(draft.keep, point[_KEEP])
+        self.asked_steps += horizon
 
     def _requested(
         self, point: Point, horizon: int, report_steps: frozenset[int]
@@ -178,6 +246,7 @@ class Merger:
         return draft
 
 
+_PROBE = INDEX["probe"]
 _DATASET = INDEX["dataset"]
 _BATCH_SIZE = INDEX["training.batch_size"]
 _EVALUATE_AT = INDEX["training.evaluate_at"]
@@ -212,26 +281,3 @@ def _union(one: frozenset[int], other: frozenset[int]) -> frozenset[int]:
 @cache
 def _sorted(steps: frozenset[int]) -> tuple[int, ...]:
     return tuple(sorted(steps))
-
-
-def _report_steps(
-    report: Sequence[TableItem | FigureItem],
-) -> Callable[[Point], frozenset[int]]:
-    """The steps at which report items want to see a point."""
-    items = [item for item in report if item.steps]
-    names = tuple(dict.fromkeys(name for item in items for name in item.where))
-    pick = projection(names)
-    known: dict[tuple[Value, ...], frozenset[int]] = {}
-
-    def steps(point: Point) -> frozenset[int]:
-        values = pick(point)
-        if values not in known:
-            settings: dict[str, Any] = {
-                name: plain(value) for name, value in zip(names, values, strict=True)
-            }
-            known[values] = frozenset(
-                step for item in items if item.accepts(settings) for step in item.steps
-            )
-        return known[values]
-
-    return steps

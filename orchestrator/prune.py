@@ -1,5 +1,6 @@
-"""`keep_checkpoint: <days>`: states of complete runs go after that many days. `none`: the worker
-drops them itself; what a kill left of those goes here."""
+"""`keep_checkpoint: <days>`: states of complete runs go after that many days, and with them the
+weights that students kept for probes which are done. `none`: the worker drops its states itself;
+what a kill left of those goes here."""
 
 from __future__ import annotations
 
@@ -16,14 +17,21 @@ def prune_checkpoints(store: Store, plan: Plan, now: float | None = None) -> lis
     """Deletes the checkpoints of done runs whose result is older than they are to be kept; returns
     the runs' names. Such a run is extended by training it again, and `plan` says so."""
     now = time.time() if now is None else now
+    awaited = {token for unit in plan.left for token in unit.needs}
     pruned = []
     for unit in plan.units:
         days = 0 if unit.keep_checkpoint == "none" else unit.keep_checkpoint
         if not isinstance(days, int) or plan.work[unit.name].action != "done":
             continue
         finished = store.modified(paths.result(unit.name))
-        old = finished is not None and now - finished >= days * 86400
-        if old and store.list(paths.checkpoint_dir(unit.name)):
-            store.delete_tree(paths.checkpoint_dir(unit.name))
+        if finished is None or now - finished < days * 86400:
+            continue
+        folders = [paths.checkpoint_dir(unit.name)]
+        if unit.kind == "student" and unit.provides and awaited.isdisjoint(unit.provides):
+            folders.append(paths.snapshots_dir(unit.name))  # a teacher's are no part of this
+        there = [folder for folder in folders if store.list(folder)]
+        for folder in there:
+            store.delete_tree(folder)
+        if there:
             pruned.append(unit.name)
     return pruned

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -19,12 +19,22 @@ from orchestrator.errors import StoreError
 from orchestrator.store import Store
 from trainers.checkpoint import dump_state, dump_weights, parse_state, parse_weights, weights_digest
 from trainers.errors import CheckpointError
-from trainers.events import Checkpoint, Row, Snapshot
+from trainers.events import Checkpoint, Row, Snapshot, Weights
 
-__all__ = ["Records", "read_snapshot", "read_snapshot_weights"]
+__all__ = [
+    "Records",
+    "differing_column",
+    "read_kept_weights",
+    "read_snapshot",
+    "read_snapshot_weights",
+]
+
+_EXECUTION = frozenset({"images_per_s", "wall_time_s", "timestamp_ms", "hostname", "replayed"})
+"""Columns that describe who computed a row and when, not what came out."""
 
 _ROLLING = re.compile(r"step-(\d{8})\.ckpt")
 _KEPT = re.compile(r"acc-(\d+(?:\.\d+)?)\.ckpt")
+_KEPT_WEIGHTS = re.compile(r"step-(\d{8})\.json")
 
 
 def read_snapshot(store: Store, teacher: str, preset: float) -> dict[str, Any]:
@@ -50,6 +60,38 @@ def read_snapshot_weights(store: Store, teacher: str, preset: float) -> tuple[di
     return parse_weights(data), digest
 
 
+def read_kept_weights(
+    store: Store, student: str, step: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The weights a student kept, and their record (`digest`, `teacher_digest`). StoreError when it
+    kept none at that step, CheckpointError when the bytes are not those once saved."""
+    found = store.read_json(paths.kept_json(student, step))
+    if found is None:
+        raise StoreError(
+            f"{student} kept no weights at step {step}",
+            "run the sweep again: the student is trained until it has",
+        )
+    data = store.read_bytes(paths.kept_weights(student, step))
+    if weights_digest(data) != found["digest"]:
+        raise CheckpointError(
+            f"the weights that {student} kept at step {step} are damaged (their digest does not "
+            "fit)",
+            f"delete {paths.kept_json(student, step)}; the next run makes them again",
+        )
+    return parse_weights(data), found
+
+
+def differing_column(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """The first measured column, of those both rows have, whose values differ. NaN equals NaN."""
+    for column, here in ours.items():
+        if column in _EXECUTION or column not in theirs:
+            continue
+        there = theirs[column]
+        if here != there and not (here != here and there != there):
+            return column
+    return None
+
+
 class Records:
     """The files of one run, for the one process that writes them.
 
@@ -66,6 +108,12 @@ class Records:
         self._attempt = attempt
         self.rows: dict[int, Row] = {int(row["step"]): row for row in self._read_rows()}
         self.warnings: list[str] = []
+        self._differs = False
+
+    def take_warnings(self) -> list[str]:
+        """Those that nobody was told of yet."""
+        taken, self.warnings = self.warnings, []
+        return taken
 
     def _read_rows(self) -> Iterable[Row]:
         try:
@@ -119,7 +167,7 @@ class Records:
         if event.keep_as is not None:
             self._store.write_bytes(paths.checkpoint(self._name, f"acc-{event.keep_as}"), data)
         if event.step > max(rolling, default=-1):
-            rel = paths.checkpoint(self._name, f"step-{event.step:08d}")
+            rel = paths.checkpoint(self._name, paths.step_name(event.step))
             self._store.write_bytes(rel, data)
             self._drop(rolling)
 
@@ -130,7 +178,7 @@ class Records:
 
     def _drop(self, rolling: Iterable[int]) -> None:
         for step in rolling:
-            self._store.delete(paths.checkpoint(self._name, f"step-{step:08d}"))
+            self._store.delete(paths.checkpoint(self._name, paths.step_name(step)))
 
     def drop_older_checkpoints(self) -> None:
         self._drop(self._rolling()[:-1])
@@ -141,12 +189,31 @@ class Records:
     # -- rows --------------------------------------------------------------------------------
 
     def add(self, row: Row, *, replayed: bool) -> bool:
-        """Keeps a new row; False when the step has one already."""
+        """Keeps a new row; False when the step has one already, with a warning where that one says
+        other numbers: it came from another machine, and so will what follows it."""
         step = int(row["step"])
         if step in self.rows:
+            self._compare(self.rows[step], row)
             return False
         self.rows[step] = {**row, "replayed": replayed}
         return True
+
+    def seen_again(self, start: int, horizon: int) -> set[int]:
+        """The last stored row that training from `start` passes once more, for want of later states
+        (an imported run has none). Computed again, it tells whether the run goes on as it was;
+        costs one evaluation."""
+        passed = [step for step in self.rows if start < step <= horizon]
+        return {max(passed)} if passed else set()
+
+    def _compare(self, stored: Row, row: Row) -> None:
+        column = None if self._differs else differing_column(stored, row)
+        if column is not None:
+            self._differs = True
+            self.warnings.append(
+                f"{self._name}: step {row['step']} now gives {column} {row[column]}, the stored "
+                f"row (kept) has {stored[column]}: another machine, other libraries or a device "
+                "that does not repeat itself; the rows after it do not continue it exactly"
+            )
 
     def save_rows(self) -> None:
         self._refuse_if_superseded()
@@ -172,10 +239,26 @@ class Records:
                 found[float(content["preset"])] = content
         return found
 
+    def harvested(self) -> dict[float, dict[str, Any]]:
+        """Snapshots whose weights are there too: of an imported teacher there are records alone."""
+        there = set(self._store.list(paths.snapshots_dir(self._name)))
+        return {
+            preset: found
+            for preset, found in self.snapshots().items()
+            if paths.snapshot_weights(self._name, preset).rpartition("/")[2] in there
+        }
+
     def save_snapshot(self, event: Snapshot, teacher_key: str) -> None:
-        """Weights, then the JSON that makes the snapshot exist."""
+        """Weights, then the JSON that makes the snapshot exist. A warning where an imported record
+        says other weights: students that learnt from those name their digest."""
         self._refuse_if_superseded()
         data = dump_weights(event.weights)
+        before = self.snapshots().get(event.preset)
+        if before is not None and before["digest"] != weights_digest(data):
+            self.warnings.append(
+                f"{self._name}: snapshot acc-{event.preset:g} is not the imported one: "
+                f"{weights_digest(data)[:16]} here, {before['digest'][:16]} there"
+            )
         self._store.write_bytes(paths.snapshot_weights(self._name, event.preset), data)
         self._store.write_json(
             paths.snapshot_json(self._name, event.preset),
@@ -188,6 +271,50 @@ class Records:
                 "teacher": teacher_key,
             },
         )
+
+    def kept_steps(self) -> set[int]:
+        """Steps whose weights this student kept, going by sound records."""
+        files = set(self._store.list(paths.snapshots_dir(self._name)))
+        found = set()
+        for match in filter(None, map(_KEPT_WEIGHTS.fullmatch, files)):
+            step = int(match[1])
+            try:
+                content = self._store.read_json(paths.kept_json(self._name, step)) or {}
+            except StoreError:
+                continue
+            if "digest" in content and f"{paths.step_name(step)}.safetensors" in files:
+                found.add(step)
+        return found
+
+    def save_weights(self, event: Weights, student_key: str, teacher_digest: str | None) -> None:
+        """Weights, then the JSON that makes them exist. teacher_digest: of the snapshot behind the
+        student, which is behind its probes too."""
+        self._refuse_if_superseded()
+        data = dump_weights(event.weights)
+        self._store.write_bytes(paths.kept_weights(self._name, event.step), data)
+        self._store.write_json(
+            paths.kept_json(self._name, event.step),
+            {
+                "step": event.step,
+                "digest": weights_digest(data),
+                "student": student_key,
+                "teacher_digest": teacher_digest,
+            },
+        )
+
+    def take_weights(
+        self, asked: set[int], student_key: str, teacher_digest: str | None
+    ) -> list[int]:
+        """Keeps the weights of those steps of `asked` at which there is a state, and says which: no
+        student is replayed for a probe of where it ended."""
+        taken = []
+        for step in sorted(asked & self.checkpoint_steps().keys() - self.kept_steps()):
+            found, state = self.load_state(before=step + 1)
+            if found == step and state is not None:
+                event = Weights(step=step, weights=state["model"])
+                self.save_weights(event, student_key, teacher_digest)
+                taken.append(step)
+        return taken
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Last: it makes the run complete."""

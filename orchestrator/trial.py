@@ -168,7 +168,7 @@ def _lockstep(report: dict[str, Any]) -> bool:
     """Train's report is a barrier, so every worker must pass the same ones: no clock may decide."""
     if report["event"] == "evaluation":
         return int(report["step"]) % 50 == 0
-    return report["event"] in ("started", "snapshot", "checkpoint", "finished")
+    return report["event"] in ("started", "snapshot", "weights", "checkpoint", "finished")
 
 
 def _all_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:

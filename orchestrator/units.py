@@ -9,14 +9,32 @@ from typing import Any, Literal
 from orchestrator import paths
 from trainers.spec import Request, RunSpec
 
-__all__ = ["Action", "Held", "HeldSnapshot", "Kind", "Unit", "Work", "provider", "snapshot_token"]
+__all__ = [
+    "KINDS",
+    "Action",
+    "Held",
+    "HeldSnapshot",
+    "Kind",
+    "Unit",
+    "Work",
+    "provider",
+    "snapshot_token",
+    "weights_token",
+]
 
-Kind = Literal["teacher", "targets", "student"]
+Kind = Literal["teacher", "targets", "student", "probe"]
+KINDS: tuple[Kind, ...] = ("teacher", "targets", "student", "probe")
+"""In the order of their needs: what a unit waits for is of an earlier kind."""
 
 
 def snapshot_token(teacher: str, preset: float) -> str:
     """What students and targets wait for: `teacher-0123456789abcdef/acc-30`."""
     return f"{teacher}/acc-{paths.preset_name(preset)}"
+
+
+def weights_token(student: str, step: int) -> str:
+    """What a probe waits for: `student-0123456789abcdef/step-00000600`."""
+    return f"{student}/{paths.step_name(step)}"
 
 
 def provider(token: str) -> str:
@@ -30,9 +48,10 @@ _TYPICAL_SEARCH = 10_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """One piece of work: a teacher run with all its presets, a student run, or one snapshot's soft
-    targets. needs: tokens it waits for. workers, keep_checkpoint: the most that anybody asks.
-    sweeps: who asks."""
+    """One piece of work: a teacher run with all its presets, one snapshot's soft targets, a student
+    run, or a probe of a student. needs: tokens it waits for. workers, keep_checkpoint: the most
+    that anybody asks. sweeps: who asks. answers: False for a student that no point reads, which is
+    there for its probes alone."""
 
     kind: Kind
     key: str
@@ -43,6 +62,8 @@ class Unit:
     keep_checkpoint: str | int = "final"
     label: str = ""
     sweeps: tuple[str, ...] = ()
+    answers: bool = True
+    measures: bool = False
 
     @property
     def name(self) -> str:
@@ -50,9 +71,12 @@ class Unit:
 
     @property
     def provides(self) -> tuple[str, ...]:
-        """Tokens: a teacher's presets; soft targets as a whole, by the unit's name."""
+        """Tokens: a teacher's presets; soft targets as a whole, by the unit's name; the steps at
+        which a student keeps its weights."""
         if self.kind == "teacher":
             return tuple(self.snapshot_token(preset) for preset in self.request.presets)
+        if self.kind == "student":
+            return tuple(self.weights_token(step) for step in self.request.keep_weights_at)
         return (self.name,) if self.kind == "targets" else ()
 
     @property
@@ -65,6 +89,9 @@ class Unit:
 
     def snapshot_token(self, preset: float) -> str:
         return snapshot_token(self.name, preset)
+
+    def weights_token(self, step: int) -> str:
+        return weights_token(self.name, step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +110,10 @@ class Held:
 
     complete: there is a sound result.json (for targets: the file). horizon: the last step of a
     complete run. evaluated: steps in metrics.parquet. checkpoints: steps to resume from. presets:
-    a teacher's snapshots by accuracy. searched_to, missing: how far a teacher looked, and for which
-    presets in vain. validate_every, screen: the rule of its snapshots. failure: the last attempt's.
+    a teacher's snapshots by accuracy; weightless: those of them that are records alone, as a bundle
+    brings them. kept: steps whose weights a student kept. searched_to,
+    missing: how far a teacher looked, and for which presets in vain. validate_every, screen: the
+    rule of its snapshots. failure: the last attempt's.
     """
 
     complete: bool = False
@@ -92,6 +121,8 @@ class Held:
     evaluated: frozenset[int] = frozenset()
     checkpoints: tuple[int, ...] = ()
     presets: Mapping[float, HeldSnapshot] = field(default_factory=dict)
+    weightless: frozenset[float] = frozenset()
+    kept: frozenset[int] = frozenset()
     searched_to: int = 0
     missing: tuple[float, ...] = ()
     validate_every: int = 1
@@ -114,14 +145,16 @@ that searched to its limit in vain. blocked: needs a preset of an exhausted teac
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
     """What is left to do for a unit. from_step: where training starts again. steps: to train, at
-    most. missing_steps, missing_presets: what is still to be seen. unreachable: presets known to
-    fail."""
+    most; none where weights are taken from the checkpoint of their step. missing_steps,
+    missing_presets, missing_weights: what is still to be seen or kept. unreachable: presets known
+    to fail."""
 
     action: Action
     from_step: int = 0
     steps: int = 0
     missing_steps: tuple[int, ...] = ()
     missing_presets: tuple[float, ...] = ()
+    missing_weights: tuple[int, ...] = ()
     unreachable: tuple[float, ...] = ()
 
     @property

@@ -1,32 +1,44 @@
-"""Subtraction: what a plan asks, less what the store holds."""
+"""Subtraction: what a plan asks, less what the store holds.
+
+Walked from the far end: a unit that others wait for is only wanted by those that are not done.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 from orchestrator.errors import UserError
-from orchestrator.units import Held, Unit, Work, provider
+from orchestrator.units import KINDS, Held, Unit, Work, provider
 
 __all__ = ["chain_steps", "work_left"]
 
 _NOTHING = Held()
 
 
-def work_left(units: Iterable[Unit], held: Mapping[str, Held]) -> dict[str, Work]:
-    """What is left of each unit, by name. Teachers and targets are only wanted by students that are
-    not done: a finished sweep whose snapshots were deleted makes none again."""
+def work_left(
+    units: Iterable[Unit], held: Mapping[str, Held], asked: Iterable[str] = ()
+) -> dict[str, Work]:
+    """What is left of each unit, by name. Teachers, targets and the weights that students keep are
+    only wanted by units that are not done: a finished sweep whose snapshots were deleted makes none
+    again. asked: tokens that somebody wants besides (the presets at which pilots are measured)."""
     units = list(units)
-    work = {unit.name: _student(unit, held) for unit in units if unit.kind == "student"}
-    wanted = _wanted(units, work, "student")
-    for unit in units:
-        if unit.kind == "targets":
-            work[unit.name] = _targets(unit, held, wanted)
-    wanted |= _wanted(units, work, "targets")
-    for unit in units:
-        if unit.kind == "teacher":
-            work[unit.name] = _teacher(unit, held.get(unit.name, _NOTHING), wanted)
+    work: dict[str, Work] = {}
+    wanted: set[str] = set(asked)
+    for kind in reversed(KINDS):
+        for unit in units:
+            if unit.kind == kind:
+                work[unit.name] = _work_of(unit, held, wanted)
+        wanted |= _wanted(units, work, kind)
     _block(units, work)
     return {unit.name: work[unit.name] for unit in units}
+
+
+def _work_of(unit: Unit, held: Mapping[str, Held], wanted: set[str]) -> Work:
+    if unit.kind == "targets":
+        return _targets(unit, held, wanted)
+    if unit.kind == "teacher":
+        return _teacher(unit, held.get(unit.name, _NOTHING), wanted)
+    return _to_horizon(unit, held.get(unit.name), wanted)
 
 
 def _block(units: Iterable[Unit], work: dict[str, Work]) -> None:
@@ -37,11 +49,15 @@ def _block(units: Iterable[Unit], work: dict[str, Work]) -> None:
         if unit.kind == "teacher"
         for preset in work[unit.name].unreachable
     }
-    for kind in ("targets", "student"):  # targets first: students wait for them
+    for kind in KINDS[1:]:
         for unit in units:
-            if unit.kind == kind and work[unit.name].is_left and lost.intersection(unit.needs):
+            left = work[unit.name]
+            if unit.kind == kind and left.is_left and lost.intersection(unit.needs):
                 work[unit.name] = Work(action="blocked")
-                lost.update(unit.provides)
+                kept = unit.kind == "student"  # what it kept before is there all the same
+                lost.update(
+                    map(unit.weights_token, left.missing_weights) if kept else unit.provides
+                )
 
 
 def _wanted(units: Iterable[Unit], work: Mapping[str, Work], kind: str) -> set[str]:
@@ -53,28 +69,57 @@ def _wanted(units: Iterable[Unit], work: Mapping[str, Work], kind: str) -> set[s
     }
 
 
-def _student(unit: Unit, held_by: Mapping[str, Held]) -> Work:
+def _to_horizon(unit: Unit, held: Held | None, wanted: set[str]) -> Work:
+    """Of a student or a probe."""
     horizon = unit.request.horizon
-    held = held_by.get(unit.name)
+    weights = _missing_weights(unit, held, wanted)
+    if not unit.answers and not weights:
+        is_there = held is not None and held.complete and held.horizon >= horizon
+        return Work(action="done" if is_there else "unneeded")
     if held is None:
-        return Work(action="new", steps=horizon)
+        return Work(action="new", steps=horizon, missing_weights=weights)
     if not held.complete:
-        start = held.checkpoint_before(horizon)
-        action = "resume" if held.checkpoints else "new"
-        return Work(action=action, from_step=start, steps=horizon - start)  # type: ignore[arg-type]
+        return _resumed(held, horizon, weights)
     missing = tuple(
         step
         for step in unit.request.evaluate_at
         if step <= held.horizon and step not in held.evaluated
     )
+    unseen = (*missing, *(step for step in weights if step <= held.horizon))
     if held.horizon < horizon:
-        start = held.checkpoint_before(min((*missing, held.horizon)))
-        return Work(action="extend", from_step=start, steps=horizon - start, missing_steps=missing)
-    if missing:
-        start = held.checkpoint_before(min(missing))
-        steps = max(missing) - start
-        return Work(action="replay", from_step=start, steps=steps, missing_steps=missing)
-    return Work(action="done")
+        action, end = "extend", horizon
+        start = held.checkpoint_before(min((*unseen, held.horizon)))
+    elif unseen:
+        action, end = "replay", max(unseen)
+        start = held.checkpoint_before(min(unseen))
+    else:
+        return Work(action="done")
+    return Work(
+        action=action,  # type: ignore[arg-type]
+        from_step=start,
+        steps=end - start,
+        missing_steps=missing,
+        missing_weights=weights,
+    )
+
+
+def _missing_weights(unit: Unit, held: Held | None, wanted: set[str]) -> tuple[int, ...]:
+    kept = held.kept if held is not None else frozenset()
+    return tuple(
+        step
+        for step in unit.request.keep_weights_at
+        if step not in kept and unit.weights_token(step) in wanted
+    )
+
+
+def _resumed(held: Held, horizon: int, weights: tuple[int, ...]) -> Work:
+    start = held.checkpoint_before(min((*weights, horizon)))
+    return Work(
+        action="resume" if held.checkpoints else "new",
+        from_step=start,
+        steps=horizon - start,
+        missing_weights=weights,
+    )
 
 
 def _targets(unit: Unit, held: Mapping[str, Held], wanted: set[str]) -> Work:
@@ -86,7 +131,11 @@ def _targets(unit: Unit, held: Mapping[str, Held], wanted: set[str]) -> Work:
 def _teacher(unit: Unit, held: Held, wanted: set[str]) -> Work:
     request = unit.request
     _refuse_other_rule(unit, held)
-    absent = [preset for preset in request.presets if preset not in held.presets]
+    absent = [
+        preset
+        for preset in request.presets
+        if preset not in held.presets or preset in held.weightless
+    ]
     needed = [preset for preset in absent if unit.snapshot_token(preset) in wanted]
     if not needed:
         return Work(action="unneeded" if absent else "done")
@@ -102,7 +151,7 @@ def _teacher(unit: Unit, held: Held, wanted: set[str]) -> Work:
 def _search(
     horizon: int, held: Held, missing: tuple[float, ...], unreachable: tuple[float, ...]
 ) -> Work:
-    passed = held.complete and min(missing) < max(held.presets, default=0.0)
+    passed = held.complete and min(missing) <= max(held.presets, default=0.0)
     # A preset that was passed lies after the snapshot below it.
     below = [snapshot.step for preset, snapshot in held.presets.items() if preset < min(missing)]
     start = held.checkpoint_before(max(below, default=0) if passed else horizon)
@@ -136,9 +185,7 @@ def chain_steps(units: Iterable[Unit], work: Mapping[str, Work]) -> dict[str, in
     starting first. A teacher counts with the limit of its search."""
     behind: dict[str, int] = {}
     steps: dict[str, int] = {}
-    # Students wait for targets, targets for teachers: walked from the far end.
-    order = {"student": 0, "targets": 1, "teacher": 2}
-    for unit in sorted(units, key=lambda unit: order[unit.kind]):
+    for unit in sorted(units, key=lambda unit: -KINDS.index(unit.kind)):  # from the far end
         own = work[unit.name].steps + behind.get(unit.name, 0)
         steps[unit.name] = own
         for token in unit.needs:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,30 @@ from orchestrator import paths
 from orchestrator.environment import environment
 from orchestrator.errors import StoreError
 from orchestrator.identity import from_canonical, run_key
-from orchestrator.records import Records, read_snapshot, read_snapshot_weights
+from orchestrator.recording import Report, record
+from orchestrator.records import (
+    Records,
+    read_kept_weights,
+    read_snapshot,
+    read_snapshot_weights,
+)
 from orchestrator.store import Store
 from trainers.control import StopFlag
-from trainers.data import ImageData, load
+from trainers.data import EncodedImages, ImageData, load
+from trainers.data.pool import default_threads
 from trainers.distributed import World
 from trainers.engine import configure
 from trainers.errors import CheckpointError
 from trainers.evaluate import STUDENT_COLUMNS, TEACHER_COLUMNS
-from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Snapshot
+from trainers.events import Event, Finished, Snapshot, Weights
 from trainers.models import build_teacher
+from trainers.probe import train_probe
 from trainers.schedule import evaluation_steps, steps_per_epoch
 from trainers.spec import (
     Dataset,
+    ProbeSpec,
     Request,
+    RunSpec,
     Runtime,
     StudentSpec,
     TargetsSpec,
@@ -49,8 +59,6 @@ from trainers.teacher import in_window, jumped_over, train_teacher
 
 __all__ = ["Report", "execute"]
 
-Report = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class _Job:
@@ -60,7 +68,7 @@ class _Job:
     store: Store
     name: str
     key: str
-    spec: TeacherSpec | StudentSpec | TargetsSpec
+    spec: RunSpec
     request: Request
     keep_checkpoint: str
     runtime: Runtime
@@ -82,6 +90,8 @@ def execute(
         yield from _make_targets(job, job.spec)
     elif isinstance(job.spec, TeacherSpec):
         yield from _run_teacher(job, job.spec)
+    elif isinstance(job.spec, ProbeSpec):
+        yield from _run_probe(job, job.spec)
     else:
         yield from _run_student(job, job.spec)
 
@@ -104,6 +114,7 @@ def _read_job(
         presets=tuple(wanted["presets"]),
         validate_every=wanted["validate_every"],
         screen=wanted["screen"],
+        keep_weights_at=tuple(wanted.get("keep_weights_at", ())),
     )
     keep = str(wanted.get("keep_checkpoint", "final"))
     return _Job(store, name, run["key"], spec, request, keep, runtime, stop, time.time(), attempt)
@@ -113,15 +124,18 @@ def _read_job(
 
 
 @lru_cache(maxsize=2)
-def _load_data(folder: Path) -> ImageData:
-    """Verified once per process; trials of one process share it."""
-    return load(folder)
+def _load_data(folder: Path, image_size: int | None, threads: int) -> ImageData:
+    """Verified, resized or decoded once per process; trials of one process share it."""
+    return load(folder, image_size=image_size, threads=threads)
 
 
 @lru_cache(maxsize=2)
-def _data_on(folder: Path, device: torch.device) -> ImageData:
-    """With its images on the device: sent once per process, not once per run."""
-    data = _load_data(folder)
+def _data_on(folder: Path, image_size: int | None, threads: int, device: torch.device) -> ImageData:
+    """With its images on the device, unless they stay encoded: sent once per process, not once per
+    run."""
+    data = _load_data(folder, image_size, threads)
+    if isinstance(data.train_images, EncodedImages):
+        return data
     return dataclasses.replace(
         data, train_images=data.train_images.to(device), test_images=data.test_images.to(device)
     )
@@ -129,7 +143,8 @@ def _data_on(folder: Path, device: torch.device) -> ImageData:
 
 def _data(job: _Job, dataset: Dataset) -> ImageData:
     folder = job.store.local(paths.dataset_dir(dataset.name))
-    data = _data_on(folder, torch.device(job.runtime.device))
+    threads = job.runtime.decode_threads or default_threads(World.current().size)
+    data = _data_on(folder, dataset.image_size, threads, torch.device(job.runtime.device))
     if data.info.fingerprint != dataset.fingerprint:
         raise StoreError(
             f"data set {dataset.name} of this store is not the one this run was planned with "
@@ -165,14 +180,14 @@ def _targets_identity(spec: TargetsSpec, digest: str) -> TargetsIdentity:
         teacher_digest=digest,
         dataset_fingerprint=spec.dataset.fingerprint,
         split=spec.split,
-        view=spec.view,
+        view=spec.stored_view,
         temperature=spec.temperature,
         dtype=spec.dtype,
     )
 
 
 def _targets_path(spec: TargetsSpec, digest: str) -> str:
-    return paths.targets_file(digest, spec.split, spec.view, spec.temperature, spec.dtype)
+    return paths.targets_file(digest, spec.split, spec.stored_view, spec.temperature, spec.dtype)
 
 
 # -- soft targets -------------------------------------------------------------------------------
@@ -185,7 +200,10 @@ def _make_targets(job: _Job, spec: TargetsSpec) -> Iterator[Report]:
     configure(job.runtime)
     device = torch.device(job.runtime.device)
     yield {"event": "started", "first_step": 0}
-    targets_NC = compute_targets(teacher, data, temperature=spec.temperature, device=device)
+    targets_NC = compute_targets(
+        teacher, data, temperature=spec.temperature, device=device, dtype=spec.dtype,
+        decode_threads=job.runtime.decode_threads,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "targets.arrow"
         write_targets(made, targets_NC, _targets_identity(spec, digest))
@@ -217,11 +235,11 @@ def _teacher_start(records: Records, missing: set[float]) -> tuple[int, dict[str
 def _run_teacher(job: _Job, spec: TeacherSpec) -> Iterator[Report]:
     data, world = _data(job, spec.dataset), World.current()
     records = job.records(TEACHER_COLUMNS)
-    harvested = frozenset(world.share(sorted(records.snapshots())))
+    harvested = frozenset(world.share(sorted(records.harvested())))
     start, state = _agreed(
         world, records, *_teacher_start(records, set(job.request.presets) - harvested)
     )
-    yield {"event": "started", "first_step": start + 1, "warnings": records.warnings}
+    yield {"event": "started", "first_step": start + 1, "warnings": records.take_warnings()}
     searched = max(records.rows, default=0)
     events = train_teacher(
         spec, data, job.request, job.runtime, harvested=harvested, state=state, stop=job.stop
@@ -232,7 +250,7 @@ def _run_teacher(job: _Job, spec: TeacherSpec) -> Iterator[Report]:
             records.save_snapshot(event, job.key)
         if isinstance(event, Finished) and event.reason != "stopped" and world.rank == 0:
             _finish_teacher(job, records, event, start)
-        yield from _record(job, records, event, world, replayed_until=searched)
+        yield from record(records, event, world, replayed_until=searched)
 
 
 def _finish_teacher(job: _Job, records: Records, event: Finished, start: int) -> None:
@@ -253,39 +271,71 @@ def _finish_teacher(job: _Job, records: Records, event: Finished, start: int) ->
     _keep(job, records)
 
 
-# -- students -----------------------------------------------------------------------------------
+# -- students and probes ------------------------------------------------------------------------
 
 
 def _run_student(job: _Job, spec: StudentSpec) -> Iterator[Report]:
-    data, world = _data(job, spec.dataset), World.current()
-    records = job.records(STUDENT_COLUMNS)
+    data = _data(job, spec.dataset)
     teacher, targets, digest = _mapping_of(job, spec, data)
-    needed = set(
-        world.share(sorted(_steps_to_evaluate(job.request, spec, data) - records.rows.keys()))
+    train = partial(train_student, spec, data, teacher=teacher, targets=targets)
+    yield from _run_to_horizon(job, spec, data, train, {"teacher_digest": digest})
+
+
+def _run_probe(job: _Job, spec: ProbeSpec) -> Iterator[Report]:
+    data, student = _data(job, spec.dataset), paths.run_name("student", spec.student.key)
+    weights, kept = read_kept_weights(job.store, student, spec.student.step)
+    behind = {"teacher_digest": kept.get("teacher_digest"), "student_digest": kept["digest"]}
+    train = partial(train_probe, spec, data, weights=weights)
+    yield from _run_to_horizon(job, spec, data, train, behind)
+
+
+def _run_to_horizon(
+    job: _Job,
+    spec: StudentSpec | ProbeSpec,
+    data: ImageData,
+    train: Callable[..., Iterator[Event]],
+    behind: dict[str, Any],
+) -> Iterator[Report]:
+    """train: takes a request and a runtime, a state and a stop flag. behind: digests of the weights
+    that the run learnt from, for its result."""
+    records, world = job.records(STUDENT_COLUMNS), World.current()
+    digest = behind["teacher_digest"]
+    asked = set(job.request.keep_weights_at)
+    taken = world.share(
+        records.take_weights(asked, job.key, digest) if asked and world.rank == 0 else []
     )
+    keep = set(world.share(sorted(asked - records.kept_steps() if asked else asked)))
+    unseen = _steps_to_evaluate(job.request, spec, data) - records.rows.keys()
+    needed = set(world.share(sorted(unseen)))
     reached = max(records.rows, default=0)
     # With nothing left to see, the last state says how far the run came, be it beyond the request.
-    start, state = _agreed(world, records, *records.load_state(before=min(needed, default=None)))
-    yield {"event": "started", "first_step": start + 1, "warnings": records.warnings}
-    horizon = max(needed, default=max(job.request.horizon, start))
-    events = train_student(
-        spec, data, Request(horizon=horizon, evaluate_at=tuple(sorted(needed))), job.runtime,
-        teacher=teacher, targets=targets, state=state, stop=job.stop,
-    )  # fmt: skip
-    for event in events:
+    first = min(needed | keep, default=None)
+    start, state = _agreed(world, records, *records.load_state(before=first))
+    yield {"event": "started", "first_step": start + 1, "warnings": records.take_warnings()}
+    yield from ({"event": "weights", "step": step} for step in taken)
+    horizon = max(needed | keep, default=max(job.request.horizon, start))
+    request = Request(
+        horizon=horizon,
+        evaluate_at=tuple(sorted(needed | world.share(records.seen_again(start, horizon)))),
+        keep_weights_at=tuple(sorted(keep)),
+    )
+    for event in train(request, job.runtime, state=state, stop=job.stop):
+        if isinstance(event, Weights) and world.rank == 0:
+            records.save_weights(event, job.key, digest)
         if isinstance(event, Finished) and event.reason == "done" and world.rank == 0:
-            extra = {
-                "teacher_digest": digest,
+            extra = behind | {
                 "horizon": max(job.request.horizon, *records.rows),
                 "first_step": start + 1,
                 "replayed": any(bool(row["replayed"]) for row in records.rows.values()),
             }
             records.save_result(_result(job, step=max(records.rows), extra=extra))
             _keep(job, records)
-        yield from _record(job, records, event, world, replayed_until=reached)
+        yield from record(records, event, world, replayed_until=reached)
 
 
-def _steps_to_evaluate(request: Request, spec: StudentSpec, data: ImageData) -> set[int]:
+def _steps_to_evaluate(
+    request: Request, spec: StudentSpec | ProbeSpec, data: ImageData
+) -> set[int]:
     epoch_steps = steps_per_epoch(data.info.num_train, spec.batch_size)
     return set(evaluation_steps(request.horizon, epoch_steps, request.evaluate_at))
 
@@ -325,34 +375,7 @@ def _agreed(
     return start, state
 
 
-# -- what both kinds share ----------------------------------------------------------------------
-
-
-def _record(
-    job: _Job, records: Records, event: Event, world: World, *, replayed_until: int
-) -> Iterator[Report]:
-    """Stores an event (rank 0) and reports it. Rows at steps the run had already passed, once
-    before, are marked as replayed."""
-    if isinstance(event, Evaluation):
-        step = int(event.row["step"])
-        records.add(event.row, replayed=step <= replayed_until)
-        top1 = event.row.get("top1_h", event.row.get("top1"))
-        yield {"event": "evaluation", "step": step, "top1": top1,
-               "images_per_s": event.row["images_per_s"]}  # fmt: skip
-    elif isinstance(event, Progress):
-        yield {"event": "progress", "step": event.step, "top1": event.top1}
-    elif isinstance(event, Snapshot):
-        yield {"event": "snapshot", "preset": event.preset, "step": event.step,
-               "accuracy": event.accuracy}  # fmt: skip
-    elif isinstance(event, Checkpoint):
-        if world.rank == 0:
-            records.save_checkpoint(event)
-        yield {"event": "checkpoint", "step": event.step}
-    elif isinstance(event, Finished):
-        last = records.rows[max(records.rows)] if records.rows else {}
-        yield {"event": "finished", "reason": event.reason, "step": event.step,
-               "top1": last.get("top1_h", last.get("top1")),
-               "missing": list(event.missing)}  # fmt: skip
+# -- what all kinds share ----------------------------------------------------------------------
 
 
 def _keep(job: _Job, records: Records) -> None:

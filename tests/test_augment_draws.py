@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop, v2
 
-from trainers.augment_draws import BLOCK_STEPS, AugmentParameters, draw
+from trainers.augment_draws import BLOCK_STEPS, AugmentParameters, draw, draw_crops
 from trainers.errors import UnsuitableError
 from trainers.spec import AUGMENTATIONS, Augmentation
 
@@ -179,3 +179,57 @@ def test_golden_draw():
 def test_parameters_move_between_devices():
     assert equal(drawn(FULL).to("cpu"), drawn(FULL))
     assert tensors(AugmentParameters().to("cpu")) == {}
+
+
+# -- crops of pictures of any size -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 375), (40, 400), (30, 31)])
+@pytest.mark.parametrize("ratio", [(3 / 4, 4 / 3), (0.2, 0.25)])
+def test_crops_of_oblong_pictures_are_distributed_as_torchvisions(height, width, ratio):
+    scale = (0.08, 1.0)
+    crops = draw_crops(
+        Augmentation(crop_scale=scale, crop_ratio=ratio),
+        role="student", seed=0, block=0, batch_size=128,
+    )  # fmt: skip
+    boxes = crops.boxes(np.array(height), np.array(width)).reshape(-1, 4).astype(float)
+    top, left, tall, wide = boxes.T
+    assert boxes.min() >= 0
+    assert tall.min() >= 1
+    assert (top + tall).max() <= height
+    assert (left + wide).max() <= width
+    area = tall * wide / (height * width)
+    assert area.max() <= 1
+    image = torch.empty(3, height, width)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        reference = np.array(
+            [RandomResizedCrop.get_params(image, scale, ratio) for _ in range(4000)], dtype=float
+        )
+    spread = np.array([height, width, height, width])
+    np.testing.assert_allclose(boxes.mean(0) / spread, reference.mean(0) / spread, atol=0.015)
+    np.testing.assert_allclose(boxes.std(0) / spread, reference.std(0) / spread, atol=0.015)
+
+
+def test_a_crop_asks_for_the_same_share_of_every_picture():
+    """One draw, resolved with each picture's own size; `draw` resolves the same one."""
+    crops = draw_crops(STD, role="student", seed=3, block=2, batch_size=16)
+    sizes = np.full((64, 16), 32)
+    assert torch.equal(
+        torch.from_numpy(crops.boxes(sizes, sizes)),
+        drawn(STD, seed=3, block=2, batch_size=16).crop_box,
+    )
+    rows = np.array([5, 1, 9])
+    picked = crops.at(7, rows)
+    small = picked.boxes(np.full(3, 100), np.full(3, 100))
+    large = picked.boxes(np.array([1000, 100, 1000]), np.array([1000, 100, 1000]))
+    assert np.abs(large[[0, 2]] / 10 - small[[0, 2]]).max() <= 1
+    assert (large[1] == small[1]).all()
+    assert draw_crops(AUGMENTATIONS["color"], role="student", seed=0, block=0, batch_size=2) is None
+
+
+def test_without_a_crop_the_rest_is_drawn_alike():
+    """What encoded pictures rely on: their crops are resolved elsewhere."""
+    whole, rest = drawn(FULL), drawn(dataclasses.replace(FULL, crop_scale=None))
+    assert rest.crop_box is None
+    assert equal(dataclasses.replace(whole, crop_box=None), rest)

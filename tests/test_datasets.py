@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from orchestrator import cli, estimate
+from orchestrator import cli
+from orchestrator.calibration import calibrate
 from orchestrator.datasets import Location, known_infos, locations_of, prepare_dataset
 from orchestrator.errors import UserError
 from orchestrator.plan import make_plan
@@ -22,6 +23,7 @@ from orchestrator.spec import load_sweeps
 from orchestrator.store import Store
 from orchestrator.sweeping import Asked, read_asked
 from tests.driving import GRID, TINY, digits_store, tiny_plan
+from tests.stand_in_data import write_imagenet
 from tests.sweep_files import write
 from tests.test_data_prepare import write_folder
 from trainers.data import OFFICIAL, archive, load, prepare, read_meta
@@ -320,6 +322,77 @@ def test_more_class_names_than_labels(tmp_path: Path, tables: Path) -> None:
     assert np.array_equal(load(tmp_path / "2").train_images, load(tmp_path / "3").train_images)
 
 
+# -- encoded pictures ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_imagenet(tmp_path / "photos", classes=2, per_class=3)
+
+
+def test_prepare_imagenet(
+    store: Store,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ("data", "prepare", "imagenet", "--path", photos, "--store", store.root)
+    assert command(monkeypatch, *arguments) == 2
+    assert "6 training and 4 test images of 2 classes, not 1,281,167" in capsys.readouterr().err
+    asked_for = ("--subset", "--shorter-side", 32, "--jpeg-quality", 80)
+    assert command(monkeypatch, *arguments, *asked_for) == 0
+    out = capsys.readouterr().out
+    assert "6 training and 4 test pictures, encoded, 2 classes" in out
+    meta = read_meta(store.root / "datasets/imagenet")
+    assert (meta["shorter_side"], meta["jpeg_quality"], meta["subset"]) == (32, 80, True)
+    assert command(monkeypatch, *arguments, *asked_for) == 0
+    assert command(monkeypatch, *arguments, "--subset") == 2
+    assert "with shorter side 32, but shorter side not set" in capsys.readouterr().err
+    assert command(monkeypatch, *arguments, "--image-size", 8, "--encoded") == 2
+
+
+PHOTOS = TINY.replace("dataset: digits", "dataset: imagenet") + GRID
+
+
+def test_encoded_pictures_of_a_sweep_file(tmp_path: Path, store: Store, photos: Path) -> None:
+    data = "{imagenet: {path: photos, subset: true, jpeg_quality: 90}}"
+    (sweep,) = load_sweeps([write(tmp_path, PHOTOS + f"data: {data}\n")])
+    location = locations_of([sweep])["imagenet"]
+    assert location == Location(path=photos, subset=True, jpeg_quality=90)
+    info = prepare_dataset(store, "imagenet", location, CONSOLE)
+    assert (info.num_train, info.image_size) == (6, 224)
+    asked(tmp_path, store, data, text=PHOTOS)
+    asked(tmp_path, store, text=PHOTOS)
+    asked(tmp_path, store, data.replace("photos", "/nowhere"), text=PHOTOS)
+    for change, says in (
+        (", jpeg_quality: 90", "with jpeg quality 90, but jpeg quality not set"),
+        (", subset: true", "with subset True, but subset not set"),
+    ):
+        assert says in fault(tmp_path, store, data.replace(change, ""), text=PHOTOS)
+    decoded = data.replace("jpeg_quality: 90", "image_size: 16")
+    assert "but image_size 16 is asked for" in fault(tmp_path, store, decoded, text=PHOTOS)
+
+
+def test_decoded_is_not_encoded(tmp_path: Path, store: Store, raw: Path) -> None:
+    make(store, "mine", path=raw)
+    text = fault(tmp_path, store, "{mine: {path: raw, encoded: true}}")
+    assert "holds data set mine decoded, but the encoded pictures is asked for" in text
+
+
+def test_encoded_pictures_in_a_remote_store(photos: Path, tmp_path: Path) -> None:
+    from pyarrow import fs
+
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    remote = Store("runs", filesystem=fs.SubTreeFileSystem(str(bucket), fs.LocalFileSystem()))
+    location = Location(path=photos, subset=True)
+    info = prepare_dataset(remote, "imagenet", location, CONSOLE)
+    assert prepare_dataset(remote, "imagenet", location, CONSOLE) == info
+    data = load(remote.local("datasets/imagenet"), image_size=16)
+    assert data.info.fingerprint == info.fingerprint
+    assert data.test_images.shape == (4, 3, 16, 16)
+
+
 # -- calibration -----------------------------------------------------------------------------------
 
 
@@ -336,11 +409,12 @@ def test_calibrating_needs_no_data(
 @pytest.mark.parametrize("setting", ["ipc=100", "training.batch_size=1024"])
 def test_calibrating_any_subset_and_batch(tmp_path: Path, setting: str) -> None:
     plan = tiny_plan(tmp_path, None, setting, text=TINY + GRID.replace("[A, B, C]", "[B, C]"))
-    (rate,) = estimate.calibrate(plan.infos, plan.left, steps=1).values()
-    assert rate > 0
+    rates = calibrate(plan.infos, plan.left, steps=1).steps
+    assert {group.strategy for group in rates} == {"B", "C", "teacher", "evaluation"}
+    assert all(rate.per_s > 0 and rate.n == 1 for rate in rates.values())
 
 
 def test_calibrating_what_nobody_opened(tmp_path: Path) -> None:
     (sweep,) = load_sweeps([write(tmp_path, MINE + "data: {mine: {path: raw}}\n")])
     plan = make_plan([sweep], OFFICIAL)
-    assert estimate.calibrate(plan.infos, plan.left) == {}
+    assert calibrate(plan.infos, plan.left).steps == {}

@@ -21,6 +21,8 @@ from trainers.spec import (
     Augmentation,
     Backbone,
     Dataset,
+    ProbeSpec,
+    StudentRef,
     StudentSpec,
     TargetsSpec,
     TeacherRef,
@@ -66,6 +68,15 @@ TARGETS = TargetsSpec(dataset=DATASET, teacher=REF, temperature=2.0)
 HALF_TARGETS = dataclasses.replace(
     TARGETS, dtype="float16", teacher=dataclasses.replace(REF, validate_every=500, screen=2_000)
 )
+PROBE = ProbeSpec(
+    student=StudentRef(key="c" * 64, step=600),
+    dataset=SMALL_C.dataset,
+    backbone=TEACHER.backbone,
+    augmentation=AUGMENTATIONS["std"],
+    optimizer=TEACHER.optimizer,
+    batch_size=128,
+    seed=3,
+)
 
 SPECS = {
     "teacher": TEACHER,
@@ -75,6 +86,7 @@ SPECS = {
     "student ViT": VIT,
     "targets": TARGETS,
     "half targets": HALF_TARGETS,
+    "probe": PROBE,
 }
 
 # Changing one of these changes the meaning of every store: raise SEMANTICS instead, knowingly.
@@ -86,6 +98,7 @@ GOLDEN = {
     "student ViT": "a977626eeece4934be33d3eebeafab1d7cadfaed432c828a97f3880407cf85cd",
     "targets": "f92413fb216b0247644a477f73d415a448ae64d0d63e95370881cd14b5f6576b",
     "half targets": "2f230cb7f22256903efac97ffdec372242fc1f47d4f881f0595ed5b4c7b046a8",
+    "probe": "59812b607686f3c5b31e001c534dbf21ad72754273f6455fd14d85485d9b960d",
 }
 
 
@@ -113,7 +126,8 @@ def test_the_payload_in_full():
         "precision": "bf16",
         "seed": 3,
     }
-    assert canonical(TEACHER)["loss"] == "cross_entropy"
+    assert canonical(TEACHER)["loss"] == canonical(PROBE)["loss"] == "cross_entropy"
+    assert canonical(PROBE)["student"] == {"key": "c" * 64, "step": 600}
     assert canonical(STUDENT_A).keys().isdisjoint({"teacher", "temperature", "ce_weight"})
 
 

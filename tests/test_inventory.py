@@ -69,6 +69,7 @@ def add_snapshot(store, unit, preset, step, digest="d" * 64, **facts):
         "digest": digest,
         "teacher": unit.key,
     }
+    store.write_bytes(paths.snapshot_weights(unit.name, preset), b"")
     store.write_json(paths.snapshot_json(unit.name, preset), record | facts)
 
 
@@ -149,6 +150,29 @@ def test_a_teachers_snapshots_and_kept_checkpoints(plan, store):
     assert held.checkpoints == (70, 250)
     work = plan.subtract({teacher.name: held}).work[teacher.name]
     assert (work.action, work.from_step, work.missing_presets) == ("resume", 250, (60.0,))
+
+
+def test_a_snapshot_without_weights_is_a_record_alone(plan, store):
+    """As a bundle brings it: nobody can learn from it, and soft targets made of it are as good."""
+    (teacher,) = plan.of_kind("teacher")
+    for preset, step in ((30.0, 70), (60.0, 200)):
+        add_snapshot(store, teacher, preset, step, digest=f"{preset:g}".ljust(64, "0"))
+        store.delete(paths.snapshot_weights(teacher.name, preset))
+    result = {"key": teacher.key, "status": "complete", "horizon": 100_000, "searched_to": 200}
+    store.write_json(paths.result(teacher.name), result)
+    digest = "60".ljust(64, "0")
+    store.write_bytes(paths.targets_file(digest, "train", "plain", 2.0, "float32"), b"")
+    held = read_inventory(store, plan.units)
+    assert held[teacher.name].presets.keys() == held[teacher.name].weightless == {30.0, 60.0}
+    left = plan.subtract(held)
+    (made,) = [unit for unit in plan.of_kind("targets") if unit.name in held]
+    assert left.held_tokens == {made.name}
+    work = left.work[teacher.name]
+    assert (work.action, work.from_step) == ("replay", 0)
+    assert work.missing_presets == (30.0, 60.0)
+    store.write_bytes(paths.snapshot_weights(teacher.name, 30.0), b"")
+    work = plan.subtract(read_inventory(store, plan.units)).work[teacher.name]
+    assert (work.action, work.missing_presets) == ("replay", (60.0,))
 
 
 def test_an_exhausted_teacher(plan, store):

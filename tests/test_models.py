@@ -11,7 +11,15 @@ from training_helpers import RUNTIME, image_data, losses, student_spec
 from trainers.distributed import World
 from trainers.engine import _draws
 from trainers.errors import TrainerError
-from trainers.models import ResNet18, _backbone, build_student, build_teacher, parameter_count
+from trainers.models import (
+    ResNet18,
+    ResNet50,
+    _backbone,
+    build_probe,
+    build_student,
+    build_teacher,
+    parameter_count,
+)
 from trainers.spec import Backbone
 from trainers.student import build_engine
 
@@ -99,6 +107,67 @@ def test_a_small_stem_keeps_the_resolution_of_resnet50():
     assert standard.conv1.stride == (2, 2)
 
 
+@pytest.mark.parametrize("stem", ["small", "standard"])
+def test_our_resnet50_at_width_64_is_torchvisions(stem):
+    ours = ResNet50(64, stem)
+    theirs, features = _backbone(Backbone(name="resnet50", stem=stem), 64)
+    assert ours.features == features == 2048
+    ours.load_state_dict(theirs.state_dict())  # every name and shape
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
+
+
+def test_a_narrow_resnet50_scales_every_stage():
+    backbone, features = _backbone(Backbone(name="resnet50", width=8, stem="small"), 32)
+    assert features == 8 * 32
+    assert backbone(torch.randn(2, 3, 32, 32)).shape == (2, 256)
+    wide = ResNet50(64, "small").state_dict()
+    for name, value in backbone.state_dict().items():
+        for own, theirs in zip(value.shape, wide[name].shape, strict=True):
+            assert theirs in (own, 8 * own), name
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0"])
+@pytest.mark.parametrize(("size", "left"), [(32, 2), (64, 4)])
+def test_what_a_small_stem_leaves_of_small_images(name, size, left):
+    """Only the first convolution changes: five halvings become four."""
+    with torch.device("meta"):
+        backbone, features = _backbone(Backbone(name=name, stem="small"), size)
+        final = backbone.features(torch.empty(1, 3, size, size))
+    assert final.shape == (1, features, left, left)
+    assert backbone.features[0][0].kernel_size == (3, 3)
+
+
+@pytest.mark.parametrize(("size", "patch"), [(8, 1), (32, 4), (64, 8), (224, 28)])
+def test_the_tiny_vit_cuts_eight_patches_a_side(size, patch):
+    backbone, features = _backbone(Backbone(name="vit_tiny", stem="standard"), size)
+    assert backbone.patch_size == patch
+    assert backbone.encoder.pos_embedding.shape == (1, 1 + 64, 64)
+    assert len(backbone.encoder.layers) == 4
+    assert backbone(torch.randn(2, 3, size, size)).shape == (2, features) == (2, 64)
+
+
+def test_the_tiny_vit_refuses_images_that_eight_patches_do_not_fill():
+    with pytest.raises(TrainerError, match=r"vit_tiny.*30"):
+        _backbone(Backbone(name="vit_tiny", stem="standard"), 30)
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(32, 4), (64, 16), (224, 196)])
+def test_tokens_of_the_large_vit(size, tokens):
+    with torch.device("meta"):
+        backbone, _ = _backbone(Backbone(name="vit_b_16", stem="standard"), size)
+    assert backbone.encoder.pos_embedding.shape[1] == tokens + 1
+
+
+def test_a_probe_takes_a_students_backbone_as_it_is():
+    backbone = Backbone(name="resnet50", width=2)
+    student = build_student(backbone, image_size=8, num_classes=5, seed=0)
+    phi, classifier = build_probe(backbone, image_size=8, num_classes=5, seed=0)
+    phi.load_state_dict(student.backbone.state_dict())
+    assert classifier.weight.shape == student.classifier.weight.shape == (5, 64)
+
+
 def test_vit_takes_the_image_size_and_refuses_half_patches():
     count = parameter_count(Backbone(name="vit_b_16"), image_size=224, num_classes=1000)
     body = torchvision.models.get_model_weights("vit_b_16").IMAGENET1K_V1.meta["num_params"]
@@ -112,6 +181,8 @@ def test_vit_takes_the_image_size_and_refuses_half_patches():
     [
         Backbone(name="resnet18", width=4),
         Backbone(name="resnet18", width=4, stem="standard"),
+        Backbone(name="resnet50", width=4),
+        Backbone(name="vit_tiny", stem="standard"),
         Backbone(name="mobilenet_v2"),
         Backbone(name="regnet_x_400mf"),
         Backbone(name="swin_t"),

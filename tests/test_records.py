@@ -67,6 +67,28 @@ def test_a_row_is_never_replaced(store: Store) -> None:
     assert (kept["timestamp_ms"], kept["replayed"]) == (1010, False)
 
 
+def test_a_row_that_comes_out_otherwise_is_told_once(store: Store) -> None:
+    records = records_of(store)
+    records.add({**row(10), "train_kl": float("nan")}, replayed=False)
+    records.add(row(20), replayed=False)
+    assert not records.add({**row(10, stamp=5), "train_kl": float("nan")}, replayed=True)
+    assert records.take_warnings() == []
+    for step in (10, 20):
+        assert not records.add({**row(step), "top1_h": 0.5}, replayed=True)
+    (told,) = records.take_warnings()
+    assert "step 10 now gives top1_h 0.5, the stored row (kept) has 10.0" in told
+    assert records.take_warnings() == []
+
+
+def test_the_last_row_that_training_passes_again(store: Store) -> None:
+    records = records_of(store)
+    for step in (10, 20, 30):
+        records.add(row(step), replayed=False)
+    assert records.seen_again(0, 40) == {30}
+    assert records.seen_again(0, 25) == {20}
+    assert records.seen_again(30, 40) == set()
+
+
 def test_rows_are_sorted_and_have_every_column(store: Store) -> None:
     records = records_of(store)
     for step in (30, 10, 20):

@@ -8,7 +8,7 @@ Legend: N images, C channels, H height, W width, B global batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -229,7 +229,7 @@ class Augmenter:
         self._seed = seed
         self._mean_C = torch.tensor(mean, device=self.device)
         self._std_C = torch.tensor(std, device=self.device)
-        self._block: tuple[int, AugmentParameters] | None = None
+        self._blocks: dict[int, tuple[AugmentParameters, AugmentParameters]] = {}
 
     def batch(
         self,
@@ -242,31 +242,52 @@ class Augmenter:
 
         images: the whole data set, uint8. indices: the samples of the *global* batch, (B,), on the
         images' device. rows: this rank's part of it, `slice(r·B/W, (r+1)·B/W)`; None is all of it.
+        """
+
+        def images_of(positions: slice | torch.Tensor) -> torch.Tensor:
+            if isinstance(positions, torch.Tensor):
+                positions = positions.to(indices_B.device)
+            return images_NCHW[indices_B[positions]]
+
+        return self.batch_of(images_of, step, rows)
+
+    def batch_of(
+        self,
+        images_of: Callable[[slice | torch.Tensor], torch.Tensor],
+        step: int,
+        rows: slice | None = None,
+    ) -> AugmentedBatch:
+        """`batch` of images that are asked for: uint8 (N, C, H, W) at positions of the global
+        batch.
+
         A rank sees exactly what a single process would compute there: partners outside its rows
         are augmented here too, with their own parameters.
         """
         start, stop, _ = (rows or slice(None)).indices(self.batch_size)
-        block, step_in_block = self._parameters(step // BLOCK_STEPS), step % BLOCK_STEPS
+        block, step_in_block = self._parameters(step // BLOCK_STEPS)[1], step % BLOCK_STEPS
         own = block.at(step_in_block, slice(start, stop))
-        views = self._views(images_NCHW, indices_B[start:stop], own)
+        views = self._views(images_of(slice(start, stop)), own)
         if own.lam is None or own.partner is None:
             return AugmentedBatch(views)
         if stop - start == self.batch_size:
             partners = views[own.partner]
         else:
-            indices = indices_B[own.partner.to(indices_B.device)]
-            partners = self._views(images_NCHW, indices, block.at(step_in_block, own.partner))
+            partners = self._views(images_of(own.partner), block.at(step_in_block, own.partner))
         return AugmentedBatch(mix_images(views, partners, own), own.lam, own.partner)
 
-    def _views(
-        self, images_NCHW: torch.Tensor, indices_N: torch.Tensor, parameters: AugmentParameters
-    ) -> torch.Tensor:
-        images = images_NCHW[indices_N].to(self.device, non_blocking=True)
+    def partners(self, step: int, rows: slice) -> torch.Tensor | None:
+        """Positions in the global batch that rows are mixed with, on the CPU; None without
+        mixing."""
+        return self._parameters(step // BLOCK_STEPS)[0].at(step % BLOCK_STEPS, rows).partner
+
+    def _views(self, images_NCHW: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
+        images = images_NCHW.to(self.device, non_blocking=True)
         return augment(images, parameters, self._mean_C, self._std_C)
 
-    def _parameters(self, block: int) -> AugmentParameters:
-        """The parameters of a block, on the device; the last block asked for is kept."""
-        if self._block is None or self._block[0] != block:
+    def _parameters(self, block: int) -> tuple[AugmentParameters, AugmentParameters]:
+        """The parameters of a block, on the CPU and on the device. The last two blocks asked for
+        are kept: who decodes ahead looks into the next one."""
+        if block not in self._blocks:
             parameters = draw(
                 self.augmentation,
                 role=self._role,
@@ -275,5 +296,7 @@ class Augmenter:
                 batch_size=self.batch_size,
                 image_size=self.image_size,
             )
-            self._block = block, parameters.to(self.device)
-        return self._block[1]
+            if len(self._blocks) == 2:
+                del self._blocks[next(iter(self._blocks))]
+            self._blocks[block] = parameters, parameters.to(self.device)
+        return self._blocks[block]

@@ -23,7 +23,7 @@ import torch
 from trainers import rng, spec
 from trainers.errors import UnsuitableError
 
-__all__ = ["BLOCK_STEPS", "AugmentParameters", "draw"]
+__all__ = ["BLOCK_STEPS", "AugmentParameters", "CropDraws", "draw", "draw_crops"]
 
 BLOCK_STEPS = 64
 """Steps drawn at a time. Part of what a seed means: changing it changes every augmented run."""
@@ -86,9 +86,7 @@ def draw(
         raise UnsuitableError("MixUp and CutMix are both on", "set one alpha to 0")
 
     def component(stream: rng.Stream, index: int) -> np.random.Generator:
-        # Jumps of Philox lie 2^128 draws apart: one key, independent generators.
-        bits: Any = rng.generator(role, seed, stream, BLOCK_STEPS * block).bit_generator
-        return np.random.Generator(bits.jumped(index))
+        return _component(role, seed, block, stream, index)
 
     drawn: dict[str, npt.NDArray[Any]] = {}
     if a.color_p:
@@ -98,8 +96,8 @@ def draw(
     if a.flip_p:
         drawn["flip"] = component("augment", 2).random(shape) < a.flip_p
     if a.crop_scale is not None:
-        generator = component("augment", 3)
-        drawn["crop_box"] = _draw_crop(generator, shape, image_size, a.crop_scale, a.crop_ratio)
+        crops = _draw_crops(component("augment", _CROP), shape, a.crop_scale, a.crop_ratio)
+        drawn["crop_box"] = crops.boxes(np.array(image_size), np.array(image_size))
     if alpha := a.mixup_alpha or a.cutmix_alpha:
         drawn["lam"] = component("mix", 0).beta(alpha, alpha, shape)
         positions = np.broadcast_to(np.arange(batch_size), shape)
@@ -107,6 +105,30 @@ def draw(
     if a.cutmix_alpha:
         drawn |= _draw_mix_box(component("mix", 2), drawn["lam"], image_size)
     return AugmentParameters(**{name: _tensor(array) for name, array in drawn.items()})
+
+
+_CROP = 3
+"""The component of stream "augment" that crops are drawn from."""
+
+
+def _component(
+    role: rng.Role, seed: int, block: int, stream: rng.Stream, index: int
+) -> np.random.Generator:
+    # Jumps of Philox lie 2^128 draws apart: one key, independent generators.
+    bits: Any = rng.generator(role, seed, stream, BLOCK_STEPS * block).bit_generator
+    return np.random.Generator(bits.jumped(index))
+
+
+def draw_crops(
+    augmentation: spec.Augmentation, *, role: rng.Role, seed: int, block: int, batch_size: int
+) -> CropDraws | None:
+    """What `draw` draws for the crops of a block, before it is known how large the pictures are;
+    None without a crop."""
+    if augmentation.crop_scale is None:
+        return None
+    generator = _component(role, seed, block, "augment", _CROP)
+    shape = (BLOCK_STEPS, batch_size)
+    return _draw_crops(generator, shape, augmentation.crop_scale, augmentation.crop_ratio)
 
 
 def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
@@ -124,38 +146,71 @@ def _draw_color(
     return {"color_factors": np.where(applies[..., None], factors, 1.0), "color_order": order}
 
 
-def _draw_crop(
+def _draw_crops(
     generator: np.random.Generator,
     shape: tuple[int, int],
-    image_size: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
-) -> npt.NDArray[np.int64]:
-    """torchvision's RandomResizedCrop.get_params: the first of ten boxes that fits, its area
-    uniform in `scale`, its ratio log-uniform in `ratio`, its place uniform; else the centre."""
+) -> CropDraws:
+    """Areas uniform in `scale`, ratios log-uniform in `ratio`, places uniform."""
     attempts = (*shape, _CROP_ATTEMPTS)
-    area = image_size**2 * generator.uniform(*scale, attempts)
+    area = generator.uniform(*scale, attempts)
     aspect = np.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1]), attempts))
-    sides = np.rint(np.sqrt(np.stack([area / aspect, area * aspect]))).astype(np.int64)
-    fits = ((sides > 0) & (sides <= image_size)).all(axis=0)
-    first = fits.argmax(axis=-1)[None, ..., None]
-    sides = np.take_along_axis(sides, first, axis=-1)[..., 0]
-    places = (generator.random((2, *shape)) * (image_size - sides + 1)).astype(np.int64)
-
-    none_fits = ~fits.any(axis=-1)
-    central = np.array(_central_sides(image_size, ratio)).reshape(2, 1, 1)
-    sides = np.where(none_fits, central, sides)
-    places = np.where(none_fits, (image_size - central) // 2, places)
-    return np.stack([*places, *sides], axis=-1)
+    return CropDraws(area, aspect, generator.random((2, *shape)), ratio)
 
 
-def _central_sides(image_size: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """Height and width of the largest box of an allowed ratio in a square image."""
-    if min(ratio) > 1:
-        return round(image_size / min(ratio)), image_size
-    if max(ratio) < 1:
-        return image_size, round(image_size * max(ratio))
-    return image_size, image_size
+@dataclass(frozen=True)
+class CropDraws:
+    """Random-resized crops as torchvision's get_params draws them, for pictures of any size.
+
+    area: (…, 10), shares of the picture that ten attempts ask for. aspect: (…, 10), their width by
+    height. place: (2, …), uniform in [0, 1), down and across. ratio: the range of aspects.
+    """
+
+    area: npt.NDArray[np.float64]
+    aspect: npt.NDArray[np.float64]
+    place: npt.NDArray[np.float64]
+    ratio: tuple[float, float]
+
+    def at(self, step_in_block: int, rows: npt.NDArray[np.int64]) -> CropDraws:
+        """The draws of some rows of one step of a block: (N, …)."""
+        return replace(
+            self,
+            area=self.area[step_in_block, rows],
+            aspect=self.aspect[step_in_block, rows],
+            place=self.place[:, step_in_block, rows],
+        )
+
+    def boxes(
+        self, height: npt.NDArray[np.int64], width: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Top, left, height, width, int64 (…, 4), in pictures of these sizes, (…) or one for all:
+        the first attempt that fits, else the largest centre box of an allowed ratio."""
+        limits = np.stack(np.broadcast_arrays(height, width, self.place[0])[:2])
+        area = (limits[0] * limits[1])[..., None] * self.area
+        sides = np.rint(np.sqrt(np.stack([area / self.aspect, area * self.aspect])))
+        sides = sides.astype(np.int64)
+        fits = ((sides > 0) & (sides <= limits[..., None])).all(axis=0)
+        first = fits.argmax(axis=-1)[None, ..., None]
+        sides = np.take_along_axis(sides, first, axis=-1)[..., 0]
+        places = (self.place * (limits - sides + 1)).astype(np.int64)
+
+        none_fits = ~fits.any(axis=-1)
+        central = _central_sides(limits, self.ratio)
+        sides = np.where(none_fits, central, sides)
+        places = np.where(none_fits, (limits - central) // 2, places)
+        return np.stack([*places, *sides], axis=-1)
+
+
+def _central_sides(
+    limits: npt.NDArray[np.int64], ratio: tuple[float, float]
+) -> npt.NDArray[np.int64]:
+    """Heights and widths, (2, …), of the largest boxes of an allowed ratio in pictures of
+    `limits`."""
+    height, width = limits
+    low = np.where(width < min(ratio) * height, np.rint(width / min(ratio)), height)
+    high = np.where(width > max(ratio) * height, np.rint(height * max(ratio)), width)
+    return np.stack([low, high]).astype(np.int64)
 
 
 def _draw_mix_box(

@@ -142,6 +142,10 @@ class Engine:
         if bad < _NEVER:
             raise NonFiniteLossError(bad)
 
+    def close(self) -> None:
+        """Ends what runs beside the steps: the threads that decode."""
+        self.batches.close()
+
     def lap(self) -> float:
         """Global images per second since the last `lap` or `rest`; adds the time to elapsed_s."""
         now = time.perf_counter()

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from trainers.augment import normalise
+from trainers.data import EncodedImages, ImageData
 from trainers.distributed import World
 from trainers.precision import autocast
 
-__all__ = ["STUDENT_COLUMNS", "TEACHER_COLUMNS", "TestSet", "percent"]
+__all__ = ["STUDENT_COLUMNS", "TEACHER_COLUMNS", "TestSet", "evaluation_set", "percent"]
 
 EVALUATION_BATCH = 1000
 
@@ -33,10 +34,11 @@ def percent(correct: int, count: int) -> float:
 
 
 class TestSet:
-    """A test split on the device; every worker evaluates its share of it.
+    """A test split; every worker evaluates its share of it.
 
-    images_uint8: (M, 3, H, W). part: evaluate on this many samples spread evenly over the split
-    (screening); None is the whole set.
+    images: uint8 (M, 3, H, W), on the labels' device, or sent there batch by batch. labels: (M,).
+    part: evaluate on this many samples spread evenly over the split (screening); None is the whole
+    set.
     """
 
     __test__ = False  # not a pytest class
@@ -58,9 +60,9 @@ class TestSet:
             chosen = torch.linspace(0, count - 1, part, device=images.device).round().long()
         self.count = len(chosen)
         mine = chosen[world.rank :: world.size]
-        whole = len(mine) == count
-        self._images = images if whole else images[mine]
-        self._labels = labels if whole else labels[mine]
+        self._mine = None if len(mine) == count else mine
+        self._images = images
+        self._labels = labels if self._mine is None else labels[mine.to(labels.device)]
         self._mean, self._std = mean, std
         self._world = world
         self._precision = precision
@@ -77,7 +79,8 @@ class TestSet:
         # A worker without a sample (more workers than samples) still answers, with zeros.
         for first in range(0, max(len(self._labels), 1), EVALUATION_BATCH):
             rows = slice(first, first + EVALUATION_BATCH)
-            views = normalise(self._images[rows], self._mean, self._std)
+            images = self._images[rows if self._mine is None else self._mine[rows]]
+            views = normalise(images.to(self._labels.device), self._mean, self._std)
             with autocast(views.device, self._precision):
                 logits = heads(model, views)
             right = torch.stack([(head.argmax(1) == self._labels[rows]).sum() for head in logits])
@@ -85,6 +88,20 @@ class TestSet:
         model.train(training)
         assert totals is not None
         return [int(value) for value in self._world.sum(totals).tolist()]
+
+
+def evaluation_set(
+    data: ImageData, *, device: torch.device, world: World, precision: str, part: int | None = None
+) -> TestSet:
+    """The test split of `data` for models on `device`. Views of encoded pictures (ImageNet: 7.5 GB)
+    stay where they are: sending them costs little beside evaluating them."""
+    images = data.test_images
+    if not isinstance(data.train_images, EncodedImages):
+        images = images.to(device)
+    return TestSet(
+        images, data.test_labels.to(device), data.info.mean, data.info.std,
+        world=world, precision=precision, part=part,
+    )  # fmt: skip
 
 
 def teacher_heads(model: nn.Module, views: Tensor) -> list[Tensor]:

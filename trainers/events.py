@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Checkpoint", "Evaluation", "Event", "Finished", "Progress", "Snapshot"]
+__all__ = ["Checkpoint", "Evaluation", "Event", "Finished", "Progress", "Snapshot", "Weights"]
 
 Row = dict[str, float | int | bool]
 
@@ -41,6 +41,14 @@ class Snapshot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A student's weights at a step that it was asked to keep; empty on all but rank 0."""
+
+    step: int
+    weights: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """A sign of life between evaluations (at most one a second)."""
 
@@ -58,4 +66,4 @@ class Finished:
     missing: tuple[float, ...] = ()
 
 
-Event = Evaluation | Checkpoint | Snapshot | Progress | Finished
+Event = Evaluation | Checkpoint | Snapshot | Weights | Progress | Finished

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +13,29 @@ from trainers import spec
 from trainers.errors import UnsuitableError
 from trainers.rng import Role, seeded_torch
 
-__all__ = ["ResNet18", "Student", "Teacher", "build_student", "build_teacher", "parameter_count"]
+if TYPE_CHECKING:
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    _Block = type[BasicBlock] | type[Bottleneck]
+
+__all__ = [
+    "ResNet18",
+    "ResNet50",
+    "Student",
+    "Teacher",
+    "build_probe",
+    "build_student",
+    "build_teacher",
+    "parameter_count",
+]
 
 
-class ResNet18(nn.Module):
-    """ResNet-18 as the paper modifies it: first convolution 3×3, stride 1, no max-pool, no final
-    linear layer. (N, 3, H, W) images to (N, 8·width) features; width 64 is the paper's."""
+class _ResNet(nn.Module):
+    """A residual network of four stages as the paper modifies ResNet-18: first convolution 3×3,
+    stride 1, no max-pool (stem `small`), no final linear layer. Parts are named as torchvision
+    names them, so that its weights fit. (N, 3, H, W) images to (N, features)."""
 
-    def __init__(self, width: int, stem: str) -> None:
+    def __init__(self, block: _Block, depths: Sequence[int], width: int, stem: str) -> None:
         super().__init__()
         if stem == "small":
             self.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)
@@ -29,10 +45,12 @@ class ResNet18(nn.Module):
             self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(width, width, stride=1)
-        self.layer2 = _stage(width, 2 * width, stride=2)
-        self.layer3 = _stage(2 * width, 4 * width, stride=2)
-        self.layer4 = _stage(4 * width, 8 * width, stride=2)
+        out = block.expansion
+        self.layer1 = _stage(block, depths[0], width, width, stride=1)
+        self.layer2 = _stage(block, depths[1], out * width, 2 * width, stride=2)
+        self.layer3 = _stage(block, depths[2], 2 * out * width, 4 * width, stride=2)
+        self.layer4 = _stage(block, depths[3], 4 * out * width, 8 * width, stride=2)
+        self.features = 8 * out * width
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -44,19 +62,55 @@ class ResNet18(nn.Module):
         return torch.flatten(self.avgpool(x), 1)
 
 
-def _stage(channels_in: int, channels: int, *, stride: int) -> nn.Sequential:
-    """Two basic blocks, named as torchvision names them so that its weights fit."""
-    from torchvision.models.resnet import BasicBlock
-
+def _stage(
+    block: _Block, depth: int, channels_in: int, planes: int, *, stride: int
+) -> nn.Sequential:
+    """`depth` blocks; the first one changes resolution and channels."""
+    channels = planes * block.expansion
     shortcut = None
     if stride != 1 or channels_in != channels:
         shortcut = nn.Sequential(
             nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False),
             nn.BatchNorm2d(channels),
         )
-    return nn.Sequential(
-        BasicBlock(channels_in, channels, stride, shortcut), BasicBlock(channels, channels)
-    )
+    first = block(channels_in, planes, stride, shortcut)
+    return nn.Sequential(first, *(block(channels, planes) for _ in range(depth - 1)))
+
+
+class ResNet18(_ResNet):
+    """The paper's ResNet-18 at width 64; 8·width features."""
+
+    def __init__(self, width: int, stem: str) -> None:
+        from torchvision.models.resnet import BasicBlock
+
+        super().__init__(BasicBlock, (2, 2, 2, 2), width, stem)
+
+
+class ResNet50(_ResNet):
+    """torchvision's ResNet-50 with the channels of every stage scaled: the same parameters, by name
+    and number, at width 64; 32·width features."""
+
+    def __init__(self, width: int, stem: str) -> None:
+        from torchvision.models.resnet import Bottleneck
+
+        super().__init__(Bottleneck, (3, 4, 6, 3), width, stem)
+
+
+def _tiny_vit(image_size: int) -> tuple[nn.Module, int]:
+    """A ViT that a CPU can train: 8 × 8 patches, 4 layers of 4 heads, 64 features."""
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    if image_size % 8:
+        raise UnsuitableError(
+            f"backbone vit_tiny cuts 8 × 8 patches, which do not fill {image_size} pixels",
+            "choose an image_size that is a multiple of 8, or another backbone",
+        )
+    model = VisionTransformer(
+        image_size=image_size, patch_size=image_size // 8, num_layers=4, num_heads=4, hidden_dim=64,
+        mlp_dim=128,
+    )  # fmt: skip
+    model.heads = nn.Identity()
+    return model, 64
 
 
 def _torchvision_backbone(name: str, stem: str, image_size: int) -> tuple[nn.Module, int]:
@@ -94,8 +148,10 @@ def _torchvision_options(name: str, image_size: int) -> dict[str, Any]:
 
 
 def _shrink_stem(model: nn.Module, name: str) -> None:
-    """Lets small images keep their resolution: the first convolution gets stride 1 (3×3 in
-    ResNets, whose max-pool goes)."""
+    """Lets small images keep their resolution: the first convolution gets stride 1 (3×3 in ResNets,
+    whose max-pool goes), and nothing else changes: of 32 pixels MobileNetV2 and EfficientNet keep
+    2×2 at their end, of 64 pixels 4×4. (Some ports to CIFAR-10 take away one more stride, to keep
+    4×4 of 32 pixels; the paper tells of none, and a changed stem would need a name of its own.)"""
     if name.startswith(("vit_", "maxvit")):
         return  # their patches and windows are made for the stem they have
     conv1 = getattr(model, "conv1", None)
@@ -109,9 +165,15 @@ def _shrink_stem(model: nn.Module, name: str) -> None:
 
 
 def _backbone(backbone: spec.Backbone, image_size: int) -> tuple[nn.Module, int]:
+    ours: _ResNet | None = None
     if backbone.name == "resnet18":
-        width = backbone.width or 64
-        return ResNet18(width, backbone.stem), 8 * width
+        ours = ResNet18(backbone.width or 64, backbone.stem)
+    elif backbone.name == "resnet50" and backbone.width is not None:
+        ours = ResNet50(backbone.width, backbone.stem)
+    elif backbone.name == "vit_tiny":
+        return _tiny_vit(image_size)
+    if ours is not None:
+        return ours, ours.features
     return _torchvision_backbone(backbone.name, backbone.stem, image_size)
 
 
@@ -184,6 +246,16 @@ def build_student(
     with seeded_torch("student", seed, "init", 2):
         classifier = nn.Linear(features, num_classes)
     return Student(phi, projection, classifier, joint=joint)
+
+
+def build_probe(
+    backbone: spec.Backbone, *, image_size: int, num_classes: int, seed: int
+) -> tuple[nn.Module, nn.Linear]:
+    """A student's backbone, whose weights are still to be loaded, and a linear classifier at its
+    random initialisation, on the CPU. The classifier draws as no student's does."""
+    phi, features = _seeded_backbone(backbone, image_size, "probe", seed)
+    with seeded_torch("probe", seed, "init", 1):
+        return phi, nn.Linear(features, num_classes)
 
 
 class _Unallocated(TorchFunctionMode):

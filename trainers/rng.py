@@ -17,12 +17,13 @@ import torch
 
 __all__ = ["Role", "Stream", "generator", "seeded_torch", "stream_seed"]
 
-Role = Literal["teacher", "student", "data"]
+Role = Literal["teacher", "student", "probe", "data"]
 Stream = Literal["init", "subset", "order", "augment", "mix", "dropout", "label_noise"]
 
 
 def stream_seed(role: Role, seed: int, stream: Stream, counter: int) -> int:
-    """The 128-bit seed of one draw. A teacher and a student of equal seed share nothing."""
+    """The 128-bit seed of one draw. A teacher, a student and a probe of equal seed
+    share nothing."""
     text = f"targetsweep/{role}/{seed}/{stream}/{counter}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
 

@@ -23,9 +23,11 @@ __all__ = [
     "Augmentation",
     "Backbone",
     "Dataset",
+    "ProbeSpec",
     "Request",
     "RunSpec",
     "Runtime",
+    "StudentRef",
     "StudentSpec",
     "TargetsSpec",
     "TeacherRef",
@@ -46,20 +48,23 @@ class Dataset:
 
     ipc: images per class; None is the full training set. The subset is the first `ipc` of one
     permutation per class drawn from `subset_seed`, so subsets of one seed nest.
+    image_size: pixels of the images that are trained on and evaluated; None is the data set's own.
     """
 
     name: str
     fingerprint: str
     ipc: int | None = None
     subset_seed: int | None = None
+    image_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """φ: the feature extractor. `resnet18` is the paper's own (Appendix B); any other name is a
-    torchvision classification model with its classifier removed.
+    """φ: the feature extractor. `resnet18` is the paper's own (Appendix B), `vit_tiny` a small
+    ViT of ours; any other name is a torchvision classification model with its classifier removed.
 
-    width: channels of ResNet-18's first stage (64 in the paper); None for torchvision models.
+    width: channels of the first stage of ResNet-18 (64 in the paper), or of a ResNet-50 that is not
+    torchvision's, whose width is 64 and is written as None; None for all others.
     stem: `small` is a 3×3 stride-1 first convolution without max-pool; `standard` is torchvision's.
     """
 
@@ -182,6 +187,13 @@ class TargetsSpec:
     view: Literal["plain"] = "plain"
     dtype: Literal["float32", "float16"] = "float32"
 
+    @property
+    def stored_view(self) -> str:
+        """What the file says of the view: its size too, where that is not the data set's own. A
+        snapshot does not tell: at its random initialisation a teacher is the same for any size."""
+        size = self.dataset.image_size
+        return self.view if size is None else f"{self.view}-{size}px"
+
 
 def targets_spec(
     dataset: Dataset,
@@ -195,7 +207,7 @@ def targets_spec(
     whatever its IPC. In half precision above 200 classes, where ImageNet's would take 5 GB instead
     of 2.6."""
     return TargetsSpec(
-        dataset=Dataset(name=dataset.name, fingerprint=dataset.fingerprint),
+        dataset=replace(dataset, ipc=None, subset_seed=None),
         teacher=teacher,
         temperature=temperature,
         view=view,
@@ -203,7 +215,30 @@ def targets_spec(
     )
 
 
-RunSpec = TeacherSpec | StudentSpec | TargetsSpec
+@dataclass(frozen=True, kw_only=True)
+class StudentRef:
+    """The weights of student run `key` after `step` steps."""
+
+    key: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSpec:
+    """A linear classifier h trained afterwards, by cross-entropy (equation 2), on the backbone of
+    `student`, which is frozen and in evaluation mode. The other fields are as the student's."""
+
+    student: StudentRef
+    dataset: Dataset
+    backbone: Backbone
+    augmentation: Augmentation
+    optimizer: AdamW
+    batch_size: int
+    seed: int
+    precision: Precision = "fp32"
+
+
+RunSpec = TeacherSpec | StudentSpec | TargetsSpec | ProbeSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +249,7 @@ class Request:
     evaluate_at: sorted steps a student must be evaluated at, beyond the standard ones.
     presets: teacher accuracies (percent) that must be harvested; the standard presets passed on the
     way are harvested too. A teacher stops once all of these are.
+    keep_weights_at: sorted steps whose weights a student must keep, for the probes of them.
     """
 
     horizon: int
@@ -221,6 +257,7 @@ class Request:
     presets: tuple[float, ...] = ()
     validate_every: int = 1
     screen: int | None = None
+    keep_weights_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,9 +266,12 @@ class Runtime:
 
     threads: torch threads on the CPU; None sets one thread, which makes CPU runs bit-reproducible.
     checkpoint_every_s: seconds between resumable checkpoints.
+    decode_threads: threads that decode a run's pictures, where these stay encoded; None takes the
+    cores of the process, shared among the workers of its node.
     """
 
     device: str = "cpu"
     threads: int | None = None
     compile: bool = False
     checkpoint_every_s: float = 60.0
+    decode_threads: int | None = None

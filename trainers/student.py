@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from trainers.data import ImageData, ipc_indices
 from trainers.distributed import World
 from trainers.engine import Engine, Sums, configure
 from trainers.errors import UnsuitableError
-from trainers.evaluate import TestSet, percent, student_heads
-from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Row
+from trainers.evaluate import TestSet, evaluation_set, percent, student_heads
+from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Row, Weights
 from trainers.losses import classifier_loss, projection_loss, target_entropy
 from trainers.models import build_student
 from trainers.precision import autocast
@@ -113,6 +114,7 @@ def build_engine(
     batches = BatchSource(
         data, samples, spec.augmentation, role="student", seed=spec.seed,
         batch_size=spec.batch_size, world=world, device=device,
+        decode_threads=runtime.decode_threads,
     )  # fmt: skip
     if teacher is not None:
         teacher = teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -150,23 +152,39 @@ def train_student(
     engine = build_engine(spec, data, runtime, world, teacher=teacher, targets=targets)
     if state is not None:
         engine.load_state_dict(state)
-    tests = TestSet(
-        data.test_images.to(engine.device), data.test_labels.to(engine.device),
-        data.info.mean, data.info.std, world=world, precision=spec.precision,
-    )  # fmt: skip
+    tests = evaluation_set(data, device=engine.device, world=world, precision=spec.precision)
     epoch_steps = steps_per_epoch(data.info.num_train, spec.batch_size)
+    with closing(engine):
+        yield from train_to_horizon(
+            engine, request, runtime, epoch_steps=epoch_steps, stop=stop,
+            evaluate=lambda: _evaluation(engine, tests, epoch_steps),
+        )  # fmt: skip
+
+
+def train_to_horizon(
+    engine: Engine,
+    request: Request,
+    runtime: Runtime,
+    *,
+    epoch_steps: int,
+    evaluate: Callable[[], Row],
+    stop: StopFlag | None,
+) -> Iterator[Event]:
+    """The loop of students and of their probes. evaluate: the row of the engine's present step."""
     due = frozenset(evaluation_steps(request.horizon, epoch_steps, request.evaluate_at))
-    control = Control(stop, runtime.checkpoint_every_s, world, engine.device)
+    control = Control(stop, runtime.checkpoint_every_s, engine.world, engine.device)
     top1, told = None, time.monotonic()
     while engine.step < request.horizon:
         engine.update()
         if engine.step in due:
-            row = _evaluation(engine, tests, epoch_steps)
+            row = evaluate()
             top1 = float(row["top1_h"])
             yield Evaluation(row=row)
         elif time.monotonic() - told >= 1.0:
             told = time.monotonic()
             yield Progress(step=engine.step, top1=top1)
+        if engine.step in request.keep_weights_at:
+            yield _weights_of(engine)  # before the checkpoint after which nobody comes by again
         checkpoint_due, stopping = control.ask(engine.step)
         if checkpoint_due or engine.step == request.horizon:
             yield checkpoint_of(engine)
@@ -181,6 +199,14 @@ def checkpoint_of(engine: Engine, keep_as: str | None = None) -> Checkpoint:
     NonFiniteLossError rather than keep weights that a bad loss has spoilt."""
     engine.check_finite()
     return Checkpoint(step=engine.step, state=engine.state_dict(), keep_as=keep_as)
+
+
+def _weights_of(engine: Engine) -> Weights:
+    """Raises NonFiniteLossError as `checkpoint_of` does; every worker must ask for it."""
+    engine.check_finite()
+    kept = engine.model.state_dict() if engine.world.rank == 0 else {}
+    weights = {name: value.detach().to("cpu", copy=True) for name, value in kept.items()}
+    return Weights(step=engine.step, weights=weights)
 
 
 def _evaluation(engine: Engine, tests: TestSet, epoch_steps: int) -> Row:

@@ -8,6 +8,7 @@ reader that expects another teacher, data set, temperature, view or dtype is ref
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from trainers.augment import normalise
-from trainers.data import ImageData
+from trainers.data import EncodedImages, ImageData
+from trainers.data.pool import plain_batches
 from trainers.errors import TargetsError
 from trainers.strategies import soft_target
 
@@ -40,21 +42,38 @@ class TargetsIdentity:
 
 @torch.inference_mode()
 def compute_targets(
-    teacher: nn.Module, data: ImageData, *, temperature: float, device: torch.device
+    teacher: nn.Module,
+    data: ImageData,
+    *,
+    temperature: float,
+    device: torch.device,
+    dtype: str = "float32",
+    decode_threads: int | None = None,
 ) -> np.ndarray:
-    """(N, C) float32 softmax(teacher(x_i) / T) of every un-augmented training sample, in evaluation
-    mode and fp32, by sample index."""
+    """(N, C) softmax(teacher(x_i) / T) of every un-augmented training sample, in evaluation mode
+    and fp32, by sample index, kept as `dtype`. Encoded pictures pass by once, in their plain
+    view."""
     teacher = teacher.to(device).eval()
-    rows = []
-    for images in torch.split(data.train_images, 1000):
+    targets_NC = np.empty((len(data.train_labels), data.info.num_classes), dtype=dtype)
+    first = 0
+    for images in _plain_images(data, decode_threads):
         views = normalise(images.to(device), data.info.mean, data.info.std)
-        rows.append(soft_target(teacher(views), temperature).cpu())
-    return torch.cat(rows).numpy()
+        rows = soft_target(teacher(views), temperature).cpu().numpy()
+        targets_NC[first : first + len(rows)] = rows
+        first += len(rows)
+    return targets_NC
+
+
+def _plain_images(data: ImageData, threads: int | None) -> Iterable[Tensor]:
+    """The un-augmented training images in order, uint8 (N, 3, H, W) at a time."""
+    if isinstance(data.train_images, EncodedImages):
+        return plain_batches(data.train_images, data.info.image_size, threads=threads)
+    return torch.split(data.train_images, 1000)
 
 
 def write_targets(path: Path, targets_NC: np.ndarray, identity: TargetsIdentity) -> None:
     """Writes `path` in one go; the caller gives a temporary name and renames it."""
-    values = pa.array(targets_NC.astype(identity.dtype).ravel())
+    values = pa.array(targets_NC.astype(identity.dtype, copy=False).ravel())
     column = pa.FixedSizeListArray.from_arrays(values, targets_NC.shape[1])
     schema = pa.schema([("target", column.type)], {_KEY: json.dumps(asdict(identity)).encode()})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:

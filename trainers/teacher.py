@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from trainers.control import Control, StopFlag
 from trainers.data import ImageData
 from trainers.distributed import World
 from trainers.engine import Engine, Sums, configure
-from trainers.evaluate import TestSet, percent, standard_error, teacher_heads
+from trainers.evaluate import TestSet, evaluation_set, percent, standard_error, teacher_heads
 from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Row, Snapshot
 from trainers.losses import classifier_loss
 from trainers.models import build_teacher
@@ -170,6 +171,7 @@ def build_engine(spec: TeacherSpec, data: ImageData, runtime: Runtime, world: Wo
     batches = BatchSource(
         data, torch.arange(len(data.train_labels)), spec.augmentation, role="teacher",
         seed=spec.seed, batch_size=spec.batch_size, world=world, device=device,
+        decode_threads=runtime.decode_threads,
     )  # fmt: skip
     model = build_teacher(
         spec.backbone, image_size=data.info.image_size, num_classes=data.info.num_classes,
@@ -203,11 +205,11 @@ def train_teacher(
     engine = build_engine(spec, data, runtime, world)
     if state is not None:
         engine.load_state_dict(state)
-    images, labels = data.test_images.to(engine.device), data.test_labels.to(engine.device)
 
     def tests(part: int | None) -> TestSet:
-        mean, std = data.info.mean, data.info.std
-        return TestSet(images, labels, mean, std, world=world, precision=spec.precision, part=part)
+        return evaluation_set(
+            data, device=engine.device, world=world, precision=spec.precision, part=part
+        )
 
     whole = tests(None)
     validator = Validator(whole, None if request.screen is None else tests(request.screen))
@@ -218,7 +220,8 @@ def train_teacher(
     run = _TeacherRun(engine, validator, harvester, wanted, request, data.info.num_train)
     run.start((state or {}).get("validated"))
     control = Control(stop, runtime.checkpoint_every_s, world, engine.device)
-    yield from run.train(control, fresh=state is None)
+    with closing(engine):
+        yield from run.train(control, fresh=state is None)
 
 
 class _TeacherRun:

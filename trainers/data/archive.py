@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from trainers.data.decode import fit_array
+from trainers.data.files import stat_listing
 from trainers.data.source import Image, Labels, LocatedImage, Split, SplitName
 from trainers.errors import DataError
 
@@ -91,6 +92,9 @@ class ArchiveSource:
             return (self.path,)
         names = [*self.layout.train, *self.layout.test, self.layout.meta[0]]
         return tuple(self.path / name for name in names)
+
+    def listing(self) -> list[tuple[str, int]]:
+        return stat_listing(self.files)
 
     @property
     def official_fingerprint(self) -> str:

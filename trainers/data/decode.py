@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -17,25 +18,30 @@ from trainers.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-__all__ = ["decode", "decode_all", "fit", "fit_array"]
+__all__ = ["decode", "decode_all", "fit", "fit_array", "opened", "rgb"]
 
 _WINDOW = 256
 """Images decoded ahead of the consumer: bounds memory, keeps the threads busy."""
 
 
-def fit(image: PILImage, image_size: int | None) -> Image:
-    """An RGB image as uint8 (3, H, W); with `image_size`, its shorter side is resized to that
-    (bilinear, antialiased) and its centre cropped, with torchvision's rounding."""
+def fit(image: PILImage, image_size: int | None, *, shorter: int | None = None) -> Image:
+    """An RGB image as uint8 (3, H, W); with `image_size`, its shorter side is resized to that, or
+    to `shorter` (bilinear, antialiased), and its centre cropped, with torchvision's rounding."""
     from PIL.Image import Resampling
 
-    if image_size is not None and image.size != (image_size, image_size):
+    resized = shorter or image_size
+    if image_size is not None and resized is not None and not _fits(image, image_size, resized):
         width, height = image.size
-        shorter = min(width, height)
-        width, height = image_size * width // shorter, image_size * height // shorter
+        least = min(width, height)
+        width, height = resized * width // least, resized * height // least
         image = image.resize((width, height), Resampling.BILINEAR)
         left, top = round((width - image_size) / 2), round((height - image_size) / 2)
         image = image.crop((left, top, left + image_size, top + image_size))
     return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _fits(image: PILImage, image_size: int, resized: int) -> bool:
+    return resized == image_size and image.size == (image_size, image_size)
 
 
 def fit_array(image: Image, image_size: int | None) -> Image:
@@ -50,18 +56,31 @@ def fit_array(image: Image, image_size: int | None) -> Image:
 def decode(encoded: bytes, where: str, image_size: int | None = None) -> Image:
     """Encoded bytes to uint8 (3, H, W); greyscale becomes RGB. Raises DataError that names
     `where`."""
+    with opened(encoded, where) as picture:
+        return fit(rgb(picture), image_size)
+
+
+@contextmanager
+def opened(encoded: memoryview | bytes, where: str) -> Iterator[PILImage]:
+    """The picture, its pixels not yet decoded. What goes wrong inside the block becomes a DataError
+    that names `where`."""
     from PIL.Image import DecompressionBombError
     from PIL.Image import open as open_image
 
     try:
-        with open_image(io.BytesIO(encoded)) as image:
-            return fit(image.convert("RGB"), image_size)
+        with open_image(io.BytesIO(encoded)) as picture:
+            yield picture
     # Pillow's plugins raise all of these on damaged files.
     except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
         raise DataError(
             f"{where} cannot be decoded: {error}",
             "replace the image, or remove it together with its label",
         ) from error
+
+
+def rgb(picture: PILImage) -> PILImage:
+    """Greyscale, CMYK, palettes and whatever else become RGB."""
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def decode_all(

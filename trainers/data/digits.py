@@ -33,6 +33,9 @@ class DigitsSource:
     files: tuple[Path, ...] = ()
     official_fingerprint: str | None = DIGITS_FINGERPRINT
 
+    def listing(self) -> list[tuple[str, int]]:
+        return []
+
     def class_names(self) -> tuple[str, ...]:
         return tuple("0123456789")
 

@@ -6,7 +6,7 @@ Both plain binary columns and Hugging Face's `{bytes, path}` structs are read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainers.data.decode import decode_all
-from trainers.data.source import Labels, Split, SplitName
+from trainers.data.files import stat_listing
+from trainers.data.source import EncodedSplit, Labels, LocatedPicture, Split, SplitName
 from trainers.errors import DataError
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class ParquetSource:
     def files(self) -> tuple[Path, ...]:
         return (*self.train, *self.test)
 
+    def listing(self) -> list[tuple[str, int]]:
+        return stat_listing(self.files)
+
     def class_names(self) -> tuple[str, ...] | None:
         """From the schema's metadata: `classes` (JSON list), or Hugging Face's ClassLabel."""
         schema = _open(self.train[0]).schema_arrow
@@ -59,10 +63,21 @@ class ParquetSource:
             return None
 
     def read(self, split: SplitName, image_size: int | None) -> Split:
+        found = self.encoded(split)
+        encoded = ((get(), where) for get, where in found.pictures)
+        return Split(labels=found.labels, images=decode_all(encoded, image_size))
+
+    def encoded(self, split: SplitName, start: int = 0) -> EncodedSplit:
         paths = self.train if split == "train" else self.test
         labels = np.concatenate([self._labels(path) for path in paths])
-        encoded = (row for path in paths for row in self._encoded(path))
-        return Split(labels=labels, images=decode_all(encoded, image_size))
+        return EncodedSplit(labels=labels, pictures=self._pictures(paths, start))
+
+    def _pictures(self, paths: tuple[Path, ...], start: int) -> Iterator[LocatedPicture]:
+        for path in paths:
+            rows = _open(path).metadata.num_rows
+            if start < rows:
+                yield from self._rows(path, max(start, 0))
+            start -= rows
 
     def _label(self, schema: pa.Schema, path: str) -> str:
         return _column(schema, self.label_column, LABEL_COLUMNS, path)
@@ -88,16 +103,33 @@ class ParquetSource:
             )
         return labels
 
-    def _encoded(self, path: Path) -> Iterator[tuple[bytes, str]]:
+    def _rows(self, path: Path, start: int) -> Iterator[LocatedPicture]:
+        """The pictures of one file from row `start` on; whole row groups before it are not read."""
         file = _open(path)
         name = _column(file.schema_arrow, self.image_column, IMAGE_COLUMNS, str(path))
-        row = 0
+        groups, row = _groups_from(file, start)
         with _reading(path):
-            for batch in file.iter_batches(batch_size=_ROWS, columns=[name]):
+            for batch in file.iter_batches(batch_size=_ROWS, row_groups=groups, columns=[name]):
                 for value in batch.column(0).to_pylist():
-                    where = f"row {row} of {path}, column {name!r},"
-                    yield _encoded_bytes(value, where), where
+                    if row >= start:
+                        where = f"row {row} of {path}, column {name!r},"
+                        yield _constant(_encoded_bytes(value, where)), where
                     row += 1
+
+
+def _groups_from(file: pq.ParquetFile, start: int) -> tuple[list[int], int]:
+    """The row groups from the one that holds row `start` on, and its first row."""
+    first = 0
+    for group in range(file.metadata.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if first + rows > start:
+            return list(range(group, file.metadata.num_row_groups)), first
+        first += rows
+    return [], first
+
+
+def _constant(encoded: bytes) -> Callable[[], bytes]:
+    return lambda: encoded
 
 
 def patterns(name: str, split: SplitName) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
-"""Finds a data set wherever it lies and decodes it once into arrays (`prepared`)."""
+"""Prepares a data set once: as decoded arrays (`prepared`) or as shards (`encoded`)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,69 +14,58 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainers.data import archive, folder, parquet
+from trainers.data import archive, shards
 from trainers.data.catalogue import OFFICIAL
-from trainers.data.digits import DigitsSource
+from trainers.data.describe import content_and_classes, describe, moments
+from trainers.data.encoded import VIEW_SIZE, EncodedImages, encoded_fingerprint
+from trainers.data.find import find_source
 from trainers.data.images import content_fingerprint
 from trainers.data.info import DatasetInfo
 from trainers.data.prepared import META, load_info, open_arrays, read_meta, replacing
-from trainers.data.source import SPLITS, LocatedImage, Source, Split, SplitName
+from trainers.data.source import SPLITS, EncodedSource, LocatedImage, Source, Split, SplitName
+from trainers.data.views import plain_view
 from trainers.errors import DataError
 
-__all__ = ["Progress", "find_source", "made_from", "prepare"]
+__all__ = ["DECODED_LIMIT", "Form", "Progress", "find_source", "made_from", "prepare"]
 
 Progress = Callable[[SplitName, int, int], None]
-"""Called with (split, images decoded, images in all), now and then."""
+"""Called with (split, images done, images in all), now and then."""
+
+DECODED_LIMIT = 8 * 2**30
+"""Bytes. Data sets whose arrays would be larger stay encoded, unless `image_size` is given."""
 
 _PROGRESS_EVERY = 1_000
+_MOMENTS_FROM = 2_000
+"""Pictures of an encoded data set that its mean and std are measured on."""
 
 
-def find_source(
-    name: str,
-    path: Path | None,
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-) -> Source:
-    """Where data set `name` comes from: `digits` from scikit-learn; else, in folder `path`, the
-    official archive, Parquet files or image folders, in that order.
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How a data set is kept.
 
-    image_column, label_column: of Parquet files; None takes the usual names.
-    Raises DataError, saying what was looked for, if there is nothing, and where a path or a column
-    is named that nobody would read.
+    image_size: decode to this size (the shorter side resized, the centre cropped); None decodes
+    images as they are. encoded: keep the pictures encoded, whatever their sizes; so it is without
+    being asked for `imagenet`, and where arrays would exceed DECODED_LIMIT. shorter_side,
+    jpeg_quality: encode them again (`shards.Recoding`), which asks for `encoded` too. subset: these
+    are not all pictures of `imagenet`, and that is meant.
     """
-    columns = [column for column in (image_column, label_column) if column is not None]
-    if name == "digits":
-        if path is not None:
-            raise DataError(
-                f"data set 'digits' comes with scikit-learn: nothing is read from {path}",
-                "leave the path out, or give your data set another name",
-            )
-        return _without_columns(name, DigitsSource(), columns)
-    if path is None or not path.is_dir():
-        missing = "no path is given for it" if path is None else f"{path} is not a folder"
-        raise DataError(f"data set {name!r} is not there: {missing}", _where_to_get(name))
-    found = (
-        archive.find(name, path)
-        or parquet.find(name, path, image_column=image_column, label_column=label_column)
-        or folder.find(name, path)
-    )
-    if found is None:
-        raise DataError(
-            f"data set {name!r} is not in {path}: looked there and in {name}/ for "
-            f"{', '.join(_looked_for(name))}",
-            _where_to_get(name),
-        )
-    return found if found.kind == "parquet" else _without_columns(name, found, columns)
+
+    image_size: int | None = None
+    encoded: bool = False
+    shorter_side: int | None = None
+    jpeg_quality: int | None = None
+    subset: bool = False
+
+    @property
+    def asks_for_shards(self) -> bool:
+        return self.encoded or self.shorter_side is not None or self.jpeg_quality is not None
+
+    @property
+    def recoding(self) -> shards.Recoding:
+        return shards.Recoding(self.shorter_side, self.jpeg_quality)
 
 
-def _without_columns(name: str, source: Source, columns: Sequence[str]) -> Source:
-    if columns:
-        raise DataError(
-            f"data set {name!r} has no column {columns[0]}: it is no Parquet file ({source.kind})",
-            "leave image_column and label_column out",
-        )
-    return source
+_PLAIN = Form()
 
 
 def prepare(
@@ -84,25 +74,24 @@ def prepare(
     out: Path,
     path: Path | None = None,
     image_size: int | None = None,
+    form: Form = _PLAIN,
     download: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
     progress: Progress | None = None,
 ) -> DatasetInfo:
-    """Decodes data set `name` from folder `path` into folder `out`, unless it is there already.
+    """Prepares data set `name` from folder `path` in folder `out`, unless it is there already.
 
-    image_size: resize the shorter side to it and centre-crop; required if sizes differ.
-    download: fetch the official CIFAR archive into `path` (default `out`/archive) if need be;
-    `digits` needs none.
+    image_size: short for `form=Form(image_size=…)`; required if sizes differ and the pictures do
+    not stay encoded. download: fetch the official CIFAR archive into `path` (default
+    `out`/archive) if need be; `digits` needs none.
     An official data set, verified and not resized, gets its pinned fingerprint; anything else that
-    of its content. Raises DataError if the data set is missing, damaged or has unlike sizes.
+    of its content. Raises DataError if the data set is missing, damaged, incomplete or of unlike
+    sizes, or where `form` does not fit it.
     """
-    wanted: dict[str, Any] = {
-        "name": name,
-        "resized_to": image_size,
-        "image_column": image_column,
-        "label_column": label_column,
-    }
+    form = replace(form, image_size=image_size or form.image_size)
+    _check_form(name, form)
+    wanted = _wanted(name, form) | {"image_column": image_column, "label_column": label_column}
     if path is None and _is_prepared(out, wanted):
         return load_info(out)
     if download and name != "digits":
@@ -113,11 +102,42 @@ def prepare(
     wanted |= {"source": source.kind, "source_id": _source_id(source)}
     if _is_prepared(out, wanted):
         return load_info(out)
+    if stays_encoded(name, source, form):
+        if not isinstance(source, EncodedSource):
+            raise DataError(
+                f"data set {name!r} has no encoded pictures: it is decoded already ({source.kind})",
+                "leave encoded, shorter_side and jpeg_quality out",
+            )
+        return _encode_into(out, source, wanted | {"encoded": True}, form, progress)
     return _decode_into(out, source, wanted, progress)
 
 
+def _check_form(name: str, form: Form) -> None:
+    if form.asks_for_shards and form.image_size is not None:
+        raise DataError(
+            f"data set {name!r} cannot be decoded to {form.image_size} pixels and stay encoded",
+            "leave image_size out here: encoded pictures serve runs of any image_size",
+        )
+    if form.subset and name not in _COUNTED:
+        raise DataError(
+            f"data set {name!r} has no number of images to fall short of", "leave subset out"
+        )
+
+
+def _wanted(name: str, form: Form) -> dict[str, Any]:
+    """What meta.json must say for a prepared data set to be the one asked for."""
+    asked: dict[str, Any] = {
+        "name": name,
+        "resized_to": form.image_size,
+        "shorter_side": form.shorter_side,
+        "jpeg_quality": form.jpeg_quality,
+        "subset": form.subset or None,
+    }
+    return asked | {"encoded": True} if form.asks_for_shards else asked
+
+
 def made_from(folder: Path, source: Source) -> bool:
-    """Whether the prepared data set in `folder` was decoded from `source`: from the same official
+    """Whether the prepared data set in `folder` was made from `source`: from the same official
     content, packed or not, or else from files of the same names and sizes."""
     meta = read_meta(folder)
     if meta.get("source") != source.kind:
@@ -132,23 +152,87 @@ def _is_prepared(out: Path, wanted: dict[str, Any]) -> bool:
     return all(meta.get(key) == value for key, value in wanted.items())
 
 
-def _looked_for(name: str) -> Iterator[str]:
-    if layout := archive.LAYOUTS.get(name):
-        yield from (layout.filename, f"{layout.folder}/")
-    yield from parquet.patterns(name, "train")
-    yield "train/<class>/"
-
-
-def _where_to_get(name: str) -> str:
-    if name in archive.LAYOUTS:
-        return "give the folder of the official archive or of Parquet files, or allow the download"
-    return "give the folder that holds its Parquet files or image folders"
-
-
 def _source_id(source: Source) -> str:
-    """SHA-256 of the sorted (file name, size): cheap enough to ask on every run."""
-    listing = sorted((file.name, file.stat().st_size) for file in source.files)
-    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    """SHA-256 of the names and sizes of its files: cheap enough to ask on every run."""
+    return hashlib.sha256(json.dumps(source.listing()).encode()).hexdigest()
+
+
+# -- encoded ------------------------------------------------------------------------------------
+
+_COUNTED = frozenset({"imagenet"})
+"""Data sets whose files come without checksums, and whose numbers are therefore verified."""
+
+
+def stays_encoded(name: str, source: Source, form: Form) -> bool:
+    """The rule of `Form.encoded`."""
+    if form.asks_for_shards:
+        return True
+    if form.image_size is not None or not isinstance(source, EncodedSource):
+        return False
+    if name == "imagenet":
+        return True
+    split = source.encoded("train")
+    first = next(source.read("train", None).images, None)
+    return first is not None and len(split.labels) * first[0].nbytes > DECODED_LIMIT
+
+
+def _encode_into(
+    out: Path,
+    source: EncodedSource,
+    origin: dict[str, Any],
+    form: Form,
+    progress: Progress | None,
+) -> DatasetInfo:
+    name, classes = origin["name"], source.class_names()
+    labels = [source.encoded(split).labels for split in SPLITS]
+    for split, found in zip(SPLITS, labels, strict=True):
+        if not len(found):
+            raise DataError(f"the {split} split is empty", "give at least one image")
+    size = OFFICIAL[name].image_size if name in OFFICIAL else VIEW_SIZE
+    info = describe(name, labels[0], labels[1], image_size=size, classes=classes)
+    if not form.subset:
+        _check_counts(info)
+    shards.begin(out, origin)
+    train, test = (
+        shards.write_split(
+            out, split, source.encoded, form.recoding,
+            None if progress is None else partial(progress, split),
+        )
+        for split in SPLITS
+    )  # fmt: skip
+    described = ((train.labels, train.digests), (test.labels, test.digests))
+    info = replace(info, fingerprint=encoded_fingerprint(described, info.num_classes))
+    if name not in OFFICIAL:
+        pictures = EncodedImages(out, "train", train.sizes, train.digests)
+        mean, std = moments(_some_views(pictures, size))
+        info = replace(info, mean=mean, std=std)
+    shards.finish(out, {**asdict(info), **origin, "classes": classes})
+    return info
+
+
+def _check_counts(info: DatasetInfo) -> None:
+    if info.name not in _COUNTED:
+        return
+    official = OFFICIAL[info.name]
+    found, wanted = (
+        f"{i.num_train:,} training and {i.num_test:,} test images of {i.num_classes:,} classes"
+        for i in (info, official)
+    )
+    if found != wanted:
+        raise DataError(
+            f"data set {info.name!r} has {found}, not {wanted}",
+            "complete the copy, or say that it is a subset (subset: true, --subset)",
+        )
+
+
+def _some_views(pictures: EncodedImages, size: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """Views of pictures that lie evenly over the split."""
+    chosen = np.linspace(0, len(pictures) - 1, min(_MOMENTS_FROM, len(pictures))).astype(int)
+    for index in chosen.tolist():
+        yield plain_view(pictures.read(index), pictures.where(index), size)[None]
+
+
+# -- decoded ------------------------------------------------------------------------------------
 
 
 def _decode_into(
@@ -156,14 +240,23 @@ def _decode_into(
 ) -> DatasetInfo:
     out.mkdir(parents=True, exist_ok=True)
     (out / META).unlink(missing_ok=True)  # first: no reader may take new arrays for the old set
+    for old in (*out.glob("*.arrow"), *out.glob(shards.PREPARING)):
+        old.unlink()
     size: int | None = None
     for split in SPLITS:
         size = _write_split(out, split, source.read(split, origin["resized_to"]), size, progress)
+    assert size is not None
     arrays = open_arrays(out)
+    train_images, train_labels, _, test_labels = arrays
     name, content, classes = origin["name"], content_fingerprint(*arrays), source.class_names()
-    info = _describe(name, arrays, classes)
-    fingerprint = _identity(name, source, size, _content_and_classes(content, info, arrays))
-    info = replace(info, fingerprint=fingerprint)
+    info = describe(name, train_labels, test_labels, image_size=size, classes=classes)
+    if name not in OFFICIAL:
+        mean, std = moments(
+            train_images[start : start + 1024] for start in range(0, len(train_images), 1024)
+        )
+        info = replace(info, mean=mean, std=std)
+    whole = content_and_classes(content, info, train_labels, test_labels)
+    info = replace(info, fingerprint=_identity(name, source, size, whole))
     meta = {**asdict(info), **origin, "content": content, "classes": classes}
     with replacing(out / META) as temporary:
         temporary.write_text(json.dumps(meta, indent=2) + "\n")
@@ -202,7 +295,8 @@ def _checked(located: LocatedImage, expected: int) -> npt.NDArray[np.uint8]:
     height, width = image.shape[1:]
     raise DataError(
         f"{where} is {height}×{width}, not {expected}×{expected}: images must be equal squares",
-        "set image_size: the shorter side is resized to it and the centre cropped",
+        "set image_size: the shorter side is resized to it and the centre cropped; or keep the "
+        "pictures as they are (encoded: true, --encoded)",
     )
 
 
@@ -216,70 +310,3 @@ def _identity(name: str, source: Source, image_size: int | None, content: str) -
             "install a scikit-learn whose digits are the usual ones",
         )
     return official
-
-
-def _content_and_classes(
-    content: str, info: DatasetInfo, arrays: tuple[npt.NDArray[Any], ...]
-) -> str:
-    """The arrays' fingerprint; with the number of classes where class names make it exceed what the
-    labels show, since a model of that data set is another one."""
-    if info.num_classes == _labelled_classes(arrays):
-        return content
-    return hashlib.sha256(f"{content} {info.num_classes}".encode()).hexdigest()
-
-
-def _labelled_classes(arrays: tuple[npt.NDArray[Any], ...]) -> int:
-    _, train_labels, _, test_labels = arrays
-    return 1 + int(max(train_labels.max(), test_labels.max()))
-
-
-def _describe(
-    name: str, arrays: tuple[npt.NDArray[Any], ...], classes: tuple[str, ...] | None
-) -> DatasetInfo:
-    """All but the fingerprint."""
-    train_images, train_labels, _, test_labels = arrays
-    num_classes = _labelled_classes(arrays)
-    if classes is not None and num_classes > len(classes):
-        raise DataError(
-            f"{name!r} has {len(classes)} class names, but a label {num_classes - 1}",
-            "name the right label column (label_column), or correct the class names",
-        )
-    counts = np.bincount(train_labels, minlength=len(classes or ()) or num_classes)
-    mean, std = _moments(train_images)
-    if name in OFFICIAL:
-        mean, std = OFFICIAL[name].mean, OFFICIAL[name].std
-    return DatasetInfo(
-        name=name,
-        fingerprint="",
-        num_classes=len(counts),
-        num_train=len(train_labels),
-        num_test=len(test_labels),
-        smallest_class=int(counts.min()),
-        balanced=bool((counts == counts[0]).all()),
-        image_size=train_images.shape[-1],
-        mean=mean,
-        std=std,
-    )
-
-
-_RGB = tuple[float, float, float]
-
-
-def _moments(images_NCHW: npt.NDArray[np.uint8]) -> tuple[_RGB, _RGB]:
-    """Mean and std per channel of pixels in [0, 1], to four digits. From histograms: exact sums,
-    and a pass over memory-mapped images that holds one chunk of them."""
-    histogram_CV = np.zeros((3, 256), dtype=np.int64)
-    for start in range(0, len(images_NCHW), 1024):
-        chunk = images_NCHW[start : start + 1024]
-        for channel in range(3):
-            histogram_CV[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
-    values_V = np.arange(256) / 255
-    weights_CV = histogram_CV / histogram_CV.sum(axis=1, keepdims=True)
-    mean_C = weights_CV @ values_V
-    std_C = np.sqrt((weights_CV * (values_V - mean_C[:, None]) ** 2).sum(axis=1))
-    return _rounded(mean_C), _rounded(std_C)
-
-
-def _rounded(values_C: npt.NDArray[np.float64]) -> _RGB:
-    red, green, blue = (round(float(value), 4) for value in values_C)
-    return red, green, blue

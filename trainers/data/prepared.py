@@ -2,7 +2,8 @@
 
     train-images.npy  train-labels.npy  test-images.npy  test-labels.npy  meta.json (last)
 
-Every file appears by write, fsync, rename; `meta.json` is what makes the data set exist.
+or, where pictures stay encoded, shards (`encoded`). Every file appears by write, fsync, rename;
+`meta.json` is what makes the data set exist.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainers.data.decode import fit_array
+from trainers.data.encoded import EncodedImages, encoded_fingerprint
 from trainers.data.images import ImageData, content_fingerprint
 from trainers.data.info import DatasetInfo
+from trainers.data.pool import plain_views
 from trainers.data.source import SPLITS
 from trainers.errors import DataError
 
@@ -38,16 +43,30 @@ def load_info(folder: Path) -> DatasetInfo:
     return DatasetInfo(**values)
 
 
-def load(folder: Path, *, verify: bool = True) -> ImageData:
-    """A prepared data set, memory-mapped. verify: hash the content (CIFAR: half a second) and raise
-    DataError if it is not what `prepare` wrote."""
+def load(
+    folder: Path,
+    *,
+    verify: bool = True,
+    image_size: int | None = None,
+    threads: int | None = None,
+) -> ImageData:
+    """A prepared data set, memory-mapped. verify: hash the content (CIFAR: half a second; of
+    encoded pictures labels and digests) and raise DataError if it is not what `prepare` wrote.
+
+    image_size: pixels of the images that a run sees; None is the data set's own. Other sizes are
+    resized here, once, in memory. Of encoded pictures the test split is decoded here (`plain_views`
+    says what that takes), by `threads`; None takes the cores there are.
+    """
+    if read_meta(folder).get("encoded"):
+        return _load_encoded(folder, verify=verify, image_size=image_size, threads=threads)
     info, arrays = load_info(folder), open_arrays(folder)
     if verify and (actual := content_fingerprint(*arrays)) != read_meta(folder)["content"]:
-        raise DataError(
-            f"the arrays in {folder} are not those that were prepared (content {actual[:16]})",
-            "delete the folder and prepare the data set again",
-        )
+        raise _changed(folder, "arrays", actual)
     train_images, train_labels, test_images, test_labels = map(torch.from_numpy, arrays)
+    if image_size not in (None, info.image_size):
+        assert image_size is not None
+        info = replace(info, image_size=image_size)
+        train_images, test_images = (_resized(i, image_size) for i in (train_images, test_images))
     return ImageData(
         info=info,
         train_images=train_images,
@@ -55,6 +74,51 @@ def load(folder: Path, *, verify: bool = True) -> ImageData:
         test_images=test_images,
         test_labels=test_labels,
     )
+
+
+def _load_encoded(
+    folder: Path, *, verify: bool, image_size: int | None, threads: int | None
+) -> ImageData:
+    info = load_info(folder)
+    what = ("labels", "sizes", "digests")
+    train, test = ([_open_array(folder, f"{split}-{name}") for name in what] for split in SPLITS)
+    if verify:
+        described = ((train[0], train[2]), (test[0], test[2]))
+        if (actual := encoded_fingerprint(described, info.num_classes)) != info.fingerprint:
+            raise _changed(folder, "labels or digests", actual)
+    info = replace(info, image_size=image_size or info.image_size)
+    return ImageData(
+        info=info,
+        train_images=EncodedImages(folder, "train", *train[1:]),
+        train_labels=torch.from_numpy(train[0]),
+        test_images=plain_views(
+            EncodedImages(folder, "test", *test[1:]), info.image_size, threads=threads
+        ),
+        test_labels=torch.from_numpy(test[0]),
+    )
+
+
+def _changed(folder: Path, what: str, actual: str) -> DataError:
+    return DataError(
+        f"the {what} in {folder} are not those that were prepared (content {actual[:16]})",
+        "delete the folder and prepare the data set again",
+    )
+
+
+def _resized(images_NCHW: torch.Tensor, image_size: int) -> torch.Tensor:
+    """uint8 images of another size, bilinear with antialias. By Pillow, as they are prepared:
+    integer arithmetic, alike on every machine."""
+    resized = np.empty((len(images_NCHW), 3, image_size, image_size), dtype=np.uint8)
+    pixels = images_NCHW.numpy()
+
+    def fill(rows: Sequence[int]) -> None:
+        for row in rows:
+            resized[row] = fit_array(pixels[row], image_size)
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        chunks = [range(i, min(i + 1000, len(pixels))) for i in range(0, len(pixels), 1000)]
+        list(pool.map(fill, chunks))
+    return torch.from_numpy(resized)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -71,9 +135,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def open_arrays(folder: Path) -> tuple[npt.NDArray[Any], ...]:
     """train images, train labels, test images, test labels, copy-on-write: torch wants writable
     memory, and the files must never change."""
-    names = [f"{split}-{what}.npy" for split in SPLITS for what in ("images", "labels")]
+    names = [f"{split}-{what}" for split in SPLITS for what in ("images", "labels")]
+    return tuple(_open_array(folder, name) for name in names)
+
+
+def _open_array(folder: Path, name: str) -> npt.NDArray[Any]:
     try:
-        return tuple(np.load(folder / name, mmap_mode="c") for name in names)
+        return np.load(folder / f"{name}.npy", mmap_mode="c")  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"{folder} lacks an array, or it is damaged: {error}",

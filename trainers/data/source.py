@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SPLITS", "Image", "Labels", "LocatedImage", "Source", "Split", "SplitName"]
+__all__ = [
+    "SPLITS",
+    "EncodedSource",
+    "EncodedSplit",
+    "Image",
+    "Labels",
+    "LocatedImage",
+    "LocatedPicture",
+    "Source",
+    "Split",
+    "SplitName",
+]
 
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "test")
@@ -33,10 +44,23 @@ class Split:
     images: Iterator[LocatedImage]
 
 
+LocatedPicture = tuple[Callable[[], bytes], str]
+"""A function that gets an encoded picture, for any thread to call, and where it came from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedSplit:
+    """labels: (N,), of the whole split. pictures: in the same order, from the asked one on."""
+
+    labels: Labels
+    pictures: Iterator[LocatedPicture]
+
+
 class Source(Protocol):
     """A data set on disk. Opening one reads nothing but file names; `read` decodes.
 
-    kind: `sklearn`, `archive`, `parquet` or `folder`. files: everything that is read.
+    kind: `sklearn`, `archive`, `parquet`, `folder`, `tinyimagenet` or `imagenet`. files: everything
+    that is read. listing: what tells these files from others, cheap enough to ask on every run.
     official_fingerprint: the identity in `catalogue.OFFICIAL` if the bytes are verified against it.
     """
 
@@ -46,6 +70,10 @@ class Source(Protocol):
     @property
     def files(self) -> tuple[Path, ...]: ...
 
+    def listing(self) -> list[tuple[str, int]]:
+        """(file name, size), sorted."""
+        ...
+
     @property
     def official_fingerprint(self) -> str | None: ...
 
@@ -54,4 +82,13 @@ class Source(Protocol):
     def read(self, split: SplitName, image_size: int | None) -> Split:
         """One split. image_size: resize the shorter side to it and centre-crop; None leaves images
         as they are. Raises DataError, also while the images are taken."""
+        ...
+
+
+@runtime_checkable
+class EncodedSource(Source, Protocol):
+    """A source whose pictures can be had as they are encoded."""
+
+    def encoded(self, split: SplitName, start: int = 0) -> EncodedSplit:
+        """One split, its pictures from number `start` on. Raises DataError, also on the way."""
         ...
