@@ -1,7 +1,8 @@
 """Reads a store and writes what it says: tables, figures, an HTML page. Knows nothing of training.
 
     results ──▶ cells ──▶ tables   ┐
-       │          └─────▶ figures  ├──▶ report (files)        layout: what a sweep asks to be shown
+       │   │      └─────▶ figures  ├──▶ report (files, page)  layout: what a sweep asks to be shown
+       │   └────────────▶ claims   │                          claim_layout: what the paper claims
        └────────▶ aggregates       ┘                          statistics: numbers over seeds
 
 Imported names load on first use: the sweep specification needs `layout` alone, and pandas, seaborn
@@ -15,6 +16,7 @@ from typing import Any
 
 __all__ = [
     "CellGroup",
+    "ClaimItem",
     "FigureItem",
     "Plan",
     "ReportError",
@@ -23,6 +25,7 @@ __all__ = [
     "Results",
     "TableItem",
     "aggregate",
+    "judge",
     "load_plan",
     "load_results",
     "write_report",
@@ -30,6 +33,7 @@ __all__ = [
 
 _HOME = {
     "CellGroup": "aggregates",
+    "ClaimItem": "claim_layout",
     "FigureItem": "layout",
     "Plan": "results",
     "ReportError": "errors",
@@ -38,6 +42,7 @@ _HOME = {
     "Results": "results",
     "TableItem": "layout",
     "aggregate": "aggregates",
+    "judge": "claims",
     "load_plan": "results",
     "load_results": "results",
     "write_report": "report",

@@ -28,9 +28,10 @@ SeriesPoint = tuple[int, float, float, int, float, float]
 class CellGroup:
     """The seeds of one setting.
 
-    settings: all fields but the seed. run_names: its planned runs, sorted. num_planned: seeds
-    asked. digests: teacher snapshots behind the scores, sorted; more than one is to be shown.
-    series: by metric, ascending steps, the last among them; metrics without a value are left out.
+    settings: all fields but the seed, as the runs have them. run_names: its planned runs, sorted.
+    num_planned: seeds asked. digests: teacher snapshots behind the scores, sorted; more than one is
+    to be shown. series: by metric, ascending steps, the last among them; metrics without a value
+    are left out.
     """
 
     settings: dict[str, JsonValue]
@@ -44,17 +45,20 @@ def aggregate(results: Results) -> list[CellGroup]:
     """Groups in the plan's order. A step counts the seeds that have it within their horizon."""
     groups: dict[str, list[Point]] = defaultdict(list)
     for point in results.plan.points:
+        if point.run is None:
+            continue
         groups[json.dumps(_settings(point), sort_keys=True)].append(point)
     measured = _Measured(results.evaluations)
     return [_group(results, points, measured) for points in groups.values()]
 
 
 def _settings(point: Point) -> dict[str, JsonValue]:
-    return {name: value for name, value in point.settings.items() if name != "seed"}
+    actual = point.settings | point.actual
+    return {name: value for name, value in actual.items() if name not in ("seed", "horizon")}
 
 
 def _group(results: Results, points: list[Point], measured: _Measured) -> CellGroup:
-    names = sorted({point.run for point in points})
+    names = sorted({point.run for point in points if point.run is not None})
     digests = {results.runs[name].teacher_digest for name in names} - {None}
     return CellGroup(
         settings=_settings(points[0]),
@@ -76,8 +80,8 @@ class _Measured:
 
     def rows(self, point: Point) -> NDArray[np.intp]:
         """Positions of the point's evaluations, up to its horizon."""
-        rows = self._rows.get(point.run, np.empty(0, dtype=np.intp))
-        return rows[self.steps[rows] <= point.horizon]
+        rows = self._rows.get(point.run or "", np.empty(0, dtype=np.intp))
+        return rows[self.steps[rows] <= point.actual_horizon]
 
 
 def _series(points: list[Point], measured: _Measured) -> dict[str, list[SeriesPoint]]:

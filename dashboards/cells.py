@@ -7,15 +7,16 @@ error of the sweep file and is refused, never averaged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from dashboards.errors import ReportError
 from dashboards.labels import Key, as_key
-from dashboards.layout import FigureItem, TableItem
+from dashboards.layout import PSEUDO_FIELDS, FigureItem, TableItem
 from dashboards.results import Plan, Point, Results
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "refuse_ambiguous",
     "scores_matrix",
     "value_order",
+    "values_here",
 ]
 
 
@@ -34,16 +36,20 @@ __all__ = [
 class Cell:
     """One number of a table.
 
-    coordinates: values of the spanning fields, in their order. step: where the metric is read.
-    metric: the label shown; column: its column in metrics.parquet. scores: by seed, what there is.
-    planned: seeds that the plan asks. digests: of the teacher snapshots behind the scores.
+    coordinates: values of the spanning fields, in their order. step: where the metric is read (in a
+    pilot the step of the full sweep that the runs' own stands for). metric: the label shown;
+    column: its column in metrics.parquet. settings: of one of its points. scores: by seed, what
+    there is; runs: the runs behind them. planned: seeds that the plan asks. digests: of the teacher
+    snapshots behind the scores.
     """
 
     coordinates: tuple[Key, ...]
     step: int
     metric: str
     column: str
+    settings: Mapping[str, JsonValue] = field(default_factory=dict)
     planned: set[int] = field(default_factory=set)
+    runs: dict[int, str] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
     digests: set[str] = field(default_factory=set)
 
@@ -68,19 +74,28 @@ def build_cells(results: Results, item: TableItem) -> dict[tuple[Key, ...], Cell
     scores = _Scores(results, points, item)
     cells: dict[tuple[Key, ...], Cell] = {}
     for point in points:
-        digest = results.runs[point.run].teacher_digest
+        digest = results.record(point).teacher_digest
         for label, column in item.labelled_metrics.items():
             for step in item.steps or (point.horizon,):
                 at = coordinates(item.spanning, point, label, step)
-                cell = cells.setdefault(
-                    at, Cell(coordinates=at, step=step, metric=label, column=column)
-                )
+                if at not in cells:
+                    cells[at] = Cell(
+                        coordinates=at,
+                        step=step,
+                        metric=label,
+                        column=column,
+                        settings=point.settings,
+                    )
+                cell = cells[at]
                 if cell.step != step:
                     raise _mixed_steps(item, cell.step, step)
-                cell.planned.add(point.seed)
-                score = scores.at(point.run, step, column)
-                if score is not None:
+                actual = results.plan.actual_step(step) if item.steps else point.actual_horizon
+                score = scores.at(point.run, actual, column)
+                if point.run is not None:
+                    cell.planned.add(point.seed)
+                if score is not None and point.run is not None:
                     cell.scores[point.seed] = score
+                    cell.runs[point.seed] = point.run
                     cell.digests |= {digest} if digest else set()
     return cells
 
@@ -89,7 +104,7 @@ def check_items(plan: Plan) -> list[str]:
     """What is wrong with the plan's report items, before anything has run: one line an item that
     selects no point, or whose cells would mix settings."""
     problems = []
-    for item in plan.report:
+    for item in plan.items:
         points = item_points(plan, item)
         try:
             refuse_ambiguous(item, points)
@@ -132,29 +147,60 @@ def scores_matrix(cells: Sequence[Cell]) -> NDArray[np.float64]:
 
 
 def value_order(plan: Plan, item: TableItem | FigureItem, name: str) -> dict[Key, int]:
-    """Rank of each value of field `name`: none, numbers ascending, then names as `where` or else
-    the plan lists them (so that `none, color, crop, …` keeps the sweep's order)."""
+    """Rank of each value of field `name`: those that `where` lists in its order, so that a table
+    may have the paper's; then none, numbers ascending, names as the plan lists them."""
     if name == "metric" and isinstance(item, TableItem):
         return {label: rank for rank, label in enumerate(item.labelled_metrics)}
     wanted = item.where.get(name)
-    listed = [as_key(value) for value in wanted] if isinstance(wanted, list) else []
+    first = [as_key(value) for value in wanted] if isinstance(wanted, list) else []
     if name == "step":
-        listed = [float(s) for s in item.steps]
-        listed += [float(p.horizon) for p in plan.points]
+        present: list[Key] = [float(step) for step in item.steps]
+        present += [float(point.horizon) for point in plan.points]
     else:
-        listed += [as_key(point.settings.get(name)) for point in plan.points]
-    values = list(dict.fromkeys(listed))
-    numbers = sorted(v for v in values if isinstance(v, float))
-    names = [v for v in values if v is not None and not isinstance(v, float)]
-    ordered = [v for v in values if v is None] + list(numbers) + names
+        present = [as_key(point.settings.get(name)) for point in plan.points]
+    values = dict.fromkeys(present)
+    none = [value for value in values if value is None]
+    numbers = sorted(value for value in values if isinstance(value, float))
+    names = [value for value in values if value is not None and not isinstance(value, float)]
+    ordered = dict.fromkeys([*first, *none, *numbers, *names])
     return {value: rank for rank, value in enumerate(ordered)}
+
+
+def values_here(plan: Plan, item: TableItem | FigureItem) -> dict[str, dict[Key, tuple[Key, ...]]]:
+    """What a pilot's runs have in place of the values that its layout keeps: by field and value
+    the actual values, none where no run stands for it. Values that are what they say, and sweeps at
+    full scale, have no entry."""
+    if plan.scale is None:
+        return {}
+    found: dict[str, dict[Key, tuple[Key, ...]]] = {}
+    points = item_points(plan, item)
+    for name in item.spanning:
+        if name in PSEUDO_FIELDS:
+            continue
+        by_value: dict[Key, dict[Key, None]] = {}
+        for point in points:
+            actual = by_value.setdefault(as_key(point.settings.get(name)), {})
+            if point.run is not None:
+                value = point.actual.get(name, point.settings.get(name))
+                actual[as_key(value)] = None
+        found[name] = {value: tuple(actual) for value, actual in by_value.items()}
+    found["step"] = {float(step): (float(plan.actual_step(step)),) for step in item.steps}
+    for point in points if not item.steps else ():
+        known = found["step"].get(float(point.horizon), ())
+        if point.actual_horizon not in known:
+            found["step"][float(point.horizon)] = (*known, float(point.actual_horizon))
+    return {
+        name: {value: actual for value, actual in values.items() if actual != (value,)}
+        for name, values in found.items()
+    }
 
 
 class _Scores:
     """The evaluations an item needs, by (run, step)."""
 
     def __init__(self, results: Results, points: list[Point], item: TableItem) -> None:
-        steps = set(item.steps) or {point.horizon for point in points}
+        steps = {results.plan.actual_step(step) for step in item.steps}
+        steps = steps or {point.actual_horizon for point in points}
         rows = results.evaluations[results.evaluations["step"].isin(steps)]
         keys = zip(rows["run"].astype(str), rows["step"], strict=True)
         self._row = {key: index for index, key in enumerate(keys)}
@@ -162,8 +208,8 @@ class _Scores:
             c: rows[c].to_numpy() for c in set(item.labelled_metrics.values())
         }
 
-    def at(self, run: str, step: int, column: str) -> float | None:
-        row = self._row.get((run, step))
+    def at(self, run: str | None, step: int, column: str) -> float | None:
+        row = self._row.get((run or "", step))
         value = np.nan if row is None else self._values[column][row]
         return None if np.isnan(value) else float(value)
 

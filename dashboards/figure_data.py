@@ -1,4 +1,5 @@
-"""The numbers of a figure: one tidy frame of means over seeds, by series and position on x."""
+"""The numbers of a figure of lines: one tidy frame of means over seeds, by series and position on
+x, with the paper's numbers and fitted power laws beside them."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dashboards.cells import coordinates, item_points, refuse_ambiguous, value_order
-from dashboards.labels import Key, axis_label, value_label
-from dashboards.layout import FigureItem
-from dashboards.results import Results
+from dashboards.cells import coordinates, item_points, refuse_ambiguous, value_order, values_here
+from dashboards.labels import Key, axis_label, here_label
+from dashboards.layout import FigureItem, Reference
+from dashboards.power_law import PowerLaw, fit_power_law
+from dashboards.references import Target, fits, target
+from dashboards.results import Point, Results, Scale
 from dashboards.statistics import summarise
 
 __all__ = ["Axis", "FigureData", "Series", "figure_data"]
@@ -44,16 +47,29 @@ class FigureData:
 
     means: one row a (series, x) with a score: `series` (index into `series`), `x` (axis position,
         NaN where the field does not apply), `mean`, `std`, `n`, `ci_low`, `ci_high`; sorted.
+    paper: one row a printed number: `series`, `x`, `value`, `std` (NaN without a ±), `partial`
+        (read off a drawing); sorted.
+    fits: power laws by series, of those that have enough means.
     ranks: order of the values of panel, hue and style. planned: (series, x) pairs that the plan
-        asks when x is a field, series when x is the step.
+        asks when x is a field, series when x is the step. scale, here: of a pilot, as in `Table`.
     """
 
     item: FigureItem
     series: tuple[Series, ...]
     means: pd.DataFrame
+    paper: pd.DataFrame
+    fits: dict[int, PowerLaw]
     axis: Axis
     ranks: dict[str, dict[Key, int]]
     planned: int
+    scale: Scale | None
+    here: dict[str, dict[Key, tuple[Key, ...]]]
+
+    @property
+    def title(self) -> str:
+        """Heading; the name when the item has none. A pilot says that it is one."""
+        title = self.item.title or self.item.name
+        return f"{title} ({self.scale.label})" if self.scale else title
 
     @property
     def filled(self) -> int:
@@ -97,29 +113,40 @@ def figure_data(results: Results, item: FigureItem) -> FigureData:
         x=asked["x"].map(axis.positions).astype("float64") if item.x != "step" else np.nan,
     )
     columns = ["series"] if item.x == "step" else ["series", "x"]
+    means = _means(_scores(results, item, asked))
     return FigureData(
         item=item,
         series=tuple(order),
-        means=_means(_scores(results, item, asked)),
+        means=means,
+        paper=_paper(results, item, code, axis),
+        fits=_fits(means, axis) if item.fit else {},
         axis=axis,
         ranks=ranks,
         planned=len(asked[columns].drop_duplicates()),
+        scale=results.plan.scale,
+        here=values_here(results.plan, item),
     )
 
 
 def _asked(results: Results, item: FigureItem) -> pd.DataFrame:
-    """What the plan asks: `series`, `x` (value), `run`, `seed`, `step` (a curve's last)."""
-    rows = []
-    for point in item_points(results.plan, item):
-        for step in item.steps or (point.horizon,):
-            roles = {
-                role: coordinates((name,), point, "", step)[0] if name else None
-                for role, name in (("panel", item.panel), ("hue", item.hue), ("style", item.style))
-            }
+    """What the plan asks: `series`, `x` (value), `run`, `seed`, `step` (a curve's last; the run's
+    own in a pilot). Points that no run answers are left out."""
+    plan, rows = results.plan, []
+    for point in item_points(plan, item):
+        for step in item.steps or (point.horizon,) if point.run else ():
             x = None if item.x == "step" else coordinates((item.x,), point, "", step)[0]
-            rows.append((Series(**roles), x, point.run, point.seed, step))
+            last = point.actual_horizon if step == point.horizon else plan.actual_step(step)
+            rows.append((_series(item, point, step), x, point.run, point.seed, last))
     frame = pd.DataFrame(rows, columns=["series", "x", "run", "seed", "step"], dtype=object)
     return frame.astype({"seed": "int64", "step": "int64"})
+
+
+def _series(item: FigureItem, point: Point, step: int) -> Series:
+    roles = {
+        role: coordinates((name,), point, "", step)[0] if name else None
+        for role, name in (("panel", item.panel), ("hue", item.hue), ("style", item.style))
+    }
+    return Series(**roles)
 
 
 def _axis(results: Results, item: FigureItem, asked: pd.DataFrame) -> Axis:
@@ -132,7 +159,11 @@ def _axis(results: Results, item: FigureItem, asked: pd.DataFrame) -> Axis:
     names = [value for value in values if value is not None and not isinstance(value, float)]
     positions: dict[Key, float] = {number: number for number in numbers}
     positions |= dict(zip(names, _right_end(numbers, len(names), item.scale), strict=True))
-    ticks = tuple((position, value_label(item.x, value)) for value, position in positions.items())
+    here = values_here(results.plan, item).get(item.x, {})
+    ticks = tuple(
+        (position, here_label(item.x, value, here.get(value)))
+        for value, position in positions.items()
+    )
     return Axis(
         label=label, positions=positions | {None: np.nan}, ticks=ticks, categorical=not numbers
     )
@@ -176,3 +207,69 @@ def _means(scores: pd.DataFrame) -> pd.DataFrame:
     frame = wide.columns.to_frame(index=False).astype({"series": "int64", "x": "float64"})
     frame = frame.assign(x=frame["x"].replace(np.inf, np.nan))
     return frame.assign(**vars(summary))
+
+
+def _paper(results: Results, item: FigureItem, code: dict[Series, int], axis: Axis) -> pd.DataFrame:
+    """The paper's numbers that stand on this figure; those of other cells are left out."""
+    references = [reference for reference in item.references if reference.kind == "mean"]
+    places, targets = _targets(results, item) if references else ([], [])
+    rows: dict[tuple[int, float], tuple[float, float, bool]] = {}
+    # every step is a place on a curve: it is looked up, not matched
+    matched = [_without_step(one) if item.x == "step" else one for one in references]
+    for reference, found in zip(references, fits(matched, targets), strict=True):
+        for series, value, horizon in (places[index] for index in found):
+            x = _step_here(results, reference, horizon) if item.x == "step" else None
+            x = axis.positions.get(value) if x is None and item.x != "step" else x
+            if series in code and x is not None:
+                rows.setdefault((code[series], x), _number(reference))
+    columns = ["series", "x", "value", "std", "partial"]
+    frame = pd.DataFrame([(*place, *number) for place, number in rows.items()], columns=columns)
+    return frame.sort_values(["series", "x"], ignore_index=True)
+
+
+def _targets(
+    results: Results, item: FigureItem
+) -> tuple[list[tuple[Series, Key, int]], list[Target]]:
+    """(series, value of x, horizon) of every place, and what the paper's numbers match there."""
+    found: dict[tuple[Series, Key, int], Target] = {}
+    for point in item_points(results.plan, item):
+        for step in item.steps or (point.horizon,):
+            x = None if item.x == "step" else coordinates((item.x,), point, "", step)[0]
+            place = (_series(item, point, step), x, point.horizon)
+            if place not in found:
+                found[place] = target(point.settings, (), (), item.metric, step)
+    return list(found), list(found.values())
+
+
+def _without_step(reference: Reference) -> Reference:
+    at = {name: value for name, value in reference.at.items() if name != "step"}
+    return reference.model_copy(update={"at": at})
+
+
+def _step_here(results: Results, reference: Reference, horizon: int) -> float | None:
+    """Where on a curve the number stands; None beyond the curve's end."""
+    step = reference.at.get("step")
+    if not isinstance(step, int) or step > horizon:
+        return None
+    return float(results.plan.actual_step(step))
+
+
+def _number(reference: Reference) -> tuple[float, float, bool]:
+    """(value, std, partial) of the arXiv copy, else of the review copy."""
+    value, std = reference.value, reference.std
+    if value is None:
+        value, std = reference.review_value, reference.review_std
+    return float(value or 0.0), np.nan if std is None else std, reference.status == "partial"
+
+
+def _fits(means: pd.DataFrame, axis: Axis) -> dict[int, PowerLaw]:
+    """Over values of x that are numbers: `full` is a name, its place on the axis no number."""
+    numbers = [position for value, position in axis.positions.items() if isinstance(value, float)]
+    found = {}
+    for series, rows in means[means["x"].isin(numbers)].groupby("series", sort=True):
+        law = fit_power_law(
+            rows["x"].to_numpy(dtype=np.float64), rows["mean"].to_numpy(dtype=np.float64)
+        )
+        if law is not None:
+            found[int(str(series))] = law
+    return found

@@ -8,6 +8,7 @@ are 95% t-intervals over seeds; nothing is drawn for an interval of a single see
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,17 +25,36 @@ from numpy.typing import NDArray
 from statsmodels.nonparametric.smoothers_lowess import lowess
 
 from dashboards.figure_data import FigureData, Series
-from dashboards.labels import Key, axis_label, phrase
+from dashboards.labels import Key, axis_label, phrase, value_label
+from dashboards.power_law import PowerLaw
 
-__all__ = ["LOWESS_FRACTION", "Look", "draw", "image", "plot_curve", "plot_points", "smoothed"]
+__all__ = [
+    "LOWESS_FRACTION",
+    "Look",
+    "draw",
+    "image",
+    "plot_curve",
+    "plot_paper",
+    "plot_points",
+    "plot_power_law",
+    "smoothed",
+]
 
 LOWESS_FRACTION = 0.1
 """Share of a curve's points behind each smoothed value (the paper's LOWESS)."""
 
 MIN_SMOOTHED = 30  # a tenth of fewer points is a line through two of them
 DPI = 150
+_PANEL_WIDTH = 4.4  # inches, with its share of the labels
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _MARKERS = "osD^vPX*"
+_FIT: dict[str, Any] = {"linestyle": (0, (3.5, 2)), "linewidth": 1.0}
+_PAPER: dict[str, Any] = {
+    "marker": "D",
+    "markersize": 5,
+    "markerfacecolor": "white",
+    "linestyle": "",
+}
 _NEUTRAL = "0.3"  # grey: a value that does not apply, beside a palette of numbers
 
 
@@ -50,13 +70,16 @@ class Look:
 
 def draw(data: FigureData) -> Figure:
     """All panels with one legend. Never touches pyplot's global state."""
-    style = sns.axes_style("whitegrid", {"grid.linewidth": 0.6, "axes.edgecolor": "0.4"})
-    with mpl.rc_context(style | {"font.size": 9, "axes.titlesize": 10, "pdf.fonttype": 42}):
+    style = sns.axes_style("whitegrid", {"axes.edgecolor": "0.4", "grid.color": "0.87"})
+    sizes = {"font.size": 9, "axes.titlesize": 10, "grid.linewidth": 0.6, "axes.linewidth": 0.8}
+    with mpl.rc_context(style | sizes | {"pdf.fonttype": 42}):
         looks = series_looks(data)
+        num_entries = len({look.label for look in looks}) + 2
         panels = data.panels
         num_columns = min(len(panels), 3)
         num_rows = -(-len(panels) // num_columns)
-        size = (4.4 * num_columns + 1.7, 3.1 * num_rows + 0.4)
+        height = max(3.1 * num_rows + 0.4, 0.21 * num_entries + 0.8)
+        size = (_PANEL_WIDTH * num_columns + 1.7, height)
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
         axes = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True, sharex=True)
         for ax, panel in zip(axes.flat, panels, strict=False):
@@ -68,7 +91,7 @@ def draw(data: FigureData) -> Figure:
             ax.tick_params(labelbottom=True)
         for ax in axes[:, 0]:
             ax.set_ylabel(axis_label(data.item.metric))
-        figure.suptitle(data.item.title or data.item.name, fontsize=11)
+        figure.suptitle(data.title, fontsize=11)
         _legend(figure, data, looks)
     return figure
 
@@ -81,8 +104,11 @@ def plot_panel(data: FigureData, panel: Key, looks: list[Look], ax: Axes) -> Axe
             plot_curve(means, looks[index], data.item.smooth is not None, ax)
         else:
             plot_points(means, looks[index], ax)
+        if index in data.fits:
+            plot_power_law(data.fits[index], looks[index], ax)
+        plot_paper(data.paper[data.paper["series"] == index], looks[index], ax)
     if data.item.panel is not None:
-        ax.set_title(phrase(data.item.panel, panel))
+        ax.set_title(_phrase(data, data.item.panel, panel))
     if data.means.empty:
         ax.text(0.5, 0.5, "no runs yet", transform=ax.transAxes, ha="center", color=_NEUTRAL)
     return _dress_x(data, ax)
@@ -128,6 +154,33 @@ def plot_points(means: pd.DataFrame, look: Look, ax: Axes) -> Axes:
     return ax
 
 
+def plot_power_law(law: PowerLaw, look: Look, ax: Axes) -> Axes:
+    """The fitted accuracy over the values of x that it was fitted to."""
+    x = np.geomspace(law.x_min, law.x_max, 100)
+    ax.plot(x, law.top1(x), color=look.color, zorder=1.5, **_FIT)
+    return ax
+
+
+def plot_paper(paper: pd.DataFrame, look: Look, ax: Axes) -> Axes:
+    """The paper's numbers as hollow diamonds, with their ± where they have one. paper: `x`,
+    `value`, `std`; a row without a place on the axis becomes a short mark at its left end."""
+    levels = paper["x"].isna()
+    bars: dict[str, Any] = {
+        "elinewidth": 0.8,
+        "capsize": 1.5,
+        "color": look.color,
+        "zorder": 4,
+        **_PAPER,
+    }
+    for rows, transform in ((paper[~levels], ax.transData), (paper[levels], None)):
+        if len(rows):
+            x = rows["x"].to_numpy() if transform else np.full(len(rows), 0.015)
+            place = transform or ax.get_yaxis_transform()
+            error = rows["std"].fillna(0.0).to_numpy()
+            ax.errorbar(x, rows["value"], yerr=error, transform=place, **bars)
+    return ax
+
+
 def series_looks(data: FigureData) -> list[Look]:
     """One look a series: colours by hue, dashes and markers by style."""
     colors = _colors(sorted({s.hue for s in data.series}, key=data.rank("hue")))
@@ -157,12 +210,19 @@ def _colors(values: list[Key]) -> dict[Key, Any]:
 
 def _label(data: FigureData, series: Series) -> str:
     fields = {data.item.hue: series.hue, data.item.style: series.style}
-    texts = [phrase(field, value) for field, value in fields.items() if field is not None]
+    texts = [_phrase(data, field, value) for field, value in fields.items() if field is not None]
     text = ", ".join(texts) or axis_label(data.item.metric)
     panel = data.item.panel
     everywhere = panel is not None and series.panel is None and data.panels != [None]
     # strategy A, shown beside strategies that have a teacher in each panel
     return f"{text}, {phrase(panel, None)}" if panel is not None and everywhere else text
+
+
+def _phrase(data: FigureData, field: str, value: Key) -> str:
+    """As in a legend; in a pilot with what its runs have instead."""
+    actual = data.here.get(field, {}).get(value)
+    here = ", ".join(value_label(field, one) for one in actual or ())
+    return f"{phrase(field, value)} (here {here})" if here else phrase(field, value)
 
 
 def _dress_x(data: FigureData, ax: Axes) -> Axes:
@@ -173,16 +233,29 @@ def _dress_x(data: FigureData, ax: Axes) -> Axes:
         return ax
     if data.axis.ticks and (len(data.axis.ticks) <= 12 or data.axis.categorical):
         positions, labels = zip(*data.axis.ticks, strict=True)
-        crowded = sum(map(len, labels)) > 30
-        ax.set_xticks(positions, labels, rotation=40 if crowded else 0)
+        labels = tuple(label.replace(" (", "\n(") for label in labels)  # a pilot's: 90% (here 50%)
+        if _is_crowded(data, positions, labels):
+            ax.set_xticks(positions, labels, rotation=40, ha="right", rotation_mode="anchor")
+        else:
+            ax.set_xticks(positions, labels)
         ax.xaxis.set_minor_locator(NullLocator())
     return ax
 
 
+def _is_crowded(data: FigureData, positions: Sequence[float], labels: Sequence[str]) -> bool:
+    """Whether level tick labels would touch."""
+    is_log = data.item.scale == "log" and not data.axis.categorical
+    at = np.log(positions) if is_log else np.array(positions)
+    inches = (at - at.min()) / (np.ptp(at) or 1.0) * 0.85 * (_PANEL_WIDTH - 0.6)
+    longest = [max(map(len, label.splitlines())) for label in labels]
+    halves = np.array(longest) * 0.045 + 0.04
+    order = np.argsort(inches)
+    return bool((np.diff(inches[order]) < halves[order][1:] + halves[order][:-1]).any())
+
+
 def _legend(figure: Figure, data: FigureData, looks: list[Look]) -> None:
-    """One entry a look, at the right. Series that differ only in their panel share an entry."""
-    if data.item.hue is None and data.item.style is None:
-        return
+    """One entry a look, at the right, then the fits and the paper's numbers. Series that differ
+    only in their panel share an entry."""
     mark = data.item.x != "step"
     entries = {
         look.label: Line2D(
@@ -191,7 +264,13 @@ def _legend(figure: Figure, data: FigureData, looks: list[Look]) -> None:
         )
         for look in looks
     }  # fmt: skip
-    figure.legend(handles=list(entries.values()), loc="outside right upper", frameon=False)
+    handles = list(entries.values()) if data.item.hue or data.item.style else []
+    if data.fits:
+        handles.append(Line2D([], [], color=_NEUTRAL, label="power law of the error", **_FIT))
+    if len(data.paper):
+        handles.append(Line2D([], [], color=_NEUTRAL, label="paper", **_PAPER))
+    if handles:
+        figure.legend(handles=handles, loc="outside right center", frameon=False)
 
 
 def image(figure: Figure, kind: str) -> bytes:

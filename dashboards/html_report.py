@@ -1,114 +1,64 @@
-"""The report's page and its Markdown twin: what is filled, what is missing, every item in order."""
+"""The report's page: one HTML file that needs nothing beside it, and its Markdown twin."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from dashboards.labels import as_key, field_label, phrase, value_label
-from dashboards.raw import teacher_records
-from dashboards.results import Results
-from dashboards.table_text import Grid
+from dashboards.claim_text import claims_markdown
+from dashboards.claims import Judgement
+from dashboards.page import Page, Part
+from dashboards.sections import Section
 
-__all__ = ["Section", "missing_runs", "render_html", "render_markdown"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """One item of the report, ready to be shown.
-
-    filled, planned: cells (tables), positions or curves (figures); full: cells with every seed,
-    None for figures. image: figure file without its extension, relative to the report. problem:
-    why the item cannot be shown, or empty. markdown: the table as text, empty for figures.
-    """
-
-    name: str
-    title: str
-    filled: int = 0
-    planned: int = 0
-    full: int | None = None
-    grids: tuple[Grid, ...] = ()
-    notes: str = ""
-    image: str = ""
-    files: tuple[str, ...] = ()
-    problem: str = ""
-    markdown: str = ""
+__all__ = ["render_html", "render_markdown"]
 
 
-def render_html(results: Results, sections: Sequence[Section]) -> str:
-    """The page; every text is escaped. It links figures and files relative to itself."""
+def render_html(page: Page) -> str:
+    """The page; every text is escaped. It refers to no other file and to no address."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "html"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
-        title=results.plan.title or results.plan.sweep,
-        description=results.plan.description,
-        coverage=_coverage(results),
-        items=sections,
-        teachers=teacher_records(results),
-        missing=missing_runs(results),
-        problems=results.problems,
-    )
+    return environment.get_template("report.html.j2").render(page=page).lstrip()
 
 
-def render_markdown(results: Results, sections: Sequence[Section]) -> str:
-    """The same report as Markdown, without times or machines."""
-    coverage = _coverage(results)
-    parts = [f"# {results.plan.title or results.plan.sweep}", results.plan.description]
-    parts.append(f"{coverage['complete']} of {coverage['runs']} runs complete.")
-    parts += [f"The same in all: {coverage['settings']}."] if coverage["settings"] else []
-    for section in sections:
-        heading = f"### {section.title}"
-        if section.problem:
-            parts.append(f"{heading}\n\nNot shown: {section.problem}")
-        elif section.image:
-            parts.append(f"{heading}\n\n![{section.title}]({section.image}.png)\n\n{section.notes}")
-        else:
-            parts.append(section.markdown.rstrip())
-    missing = [f"- `{run['name']}` {run['state']}: {run['label']}" for run in missing_runs(results)]
-    parts += ["## Missing runs\n", "\n".join(missing)] if missing else []
-    problems = [f"- {problem}" for problem in results.problems]
-    parts += ["## Files that could not be read", "\n".join(problems)] if problems else []
+def render_markdown(page: Page, judgements: Sequence[Judgement]) -> str:
+    """The same report as Markdown, without times, machines or provenance."""
+    parts = [f"# {page.title}", page.description, f"{page.complete} of {page.runs} runs complete."]
+    parts += [f"The same in all: {page.settings}."] if page.settings else []
+    if page.pilot_notes is not None:
+        parts.append(" ".join(["**Pilot.**", *page.pilot_notes]))
+    parts += [f"Never planned in this store: {', '.join(page.absent)}."] if page.absent else []
+    parts += [claims_markdown(judgements).rstrip()] if judgements else []
+    for part in page.parts:
+        parts += _heading(part) if page.is_group else []
+        parts += [_section(section) for section in part.sections]
+    missing = [run for part in page.parts for run in part.missing]
+    parts += ["## Missing runs", _missing(missing)] if missing else []
+    problems = [f"- {problem}" for problem in page.problems]
+    parts += ["## What could not be read", "\n".join(problems)] if problems else []
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def missing_runs(results: Results) -> list[dict[str, str]]:
-    """Runs of the plan that are not complete up to what the sweep asks: name, state, label."""
-    values = {
-        name: {as_key(point.settings.get(name)) for point in results.plan.points} - {None}
-        for name in results.plan.fields
-    }
-    telling = [name for name in results.plan.fields if len(values[name]) > 1]
-    missing = {}
-    for point in results.plan.points:
-        if not results.is_complete(point) and point.run not in missing:
-            state = results.runs[point.run].state
-            settings = {name: as_key(point.settings.get(name)) for name in telling}
-            texts = [phrase(name, v) for name, v in settings.items() if v is not None]
-            missing[point.run] = {
-                "name": point.run,
-                "state": "shorter than asked" if state == "complete" else state,
-                "label": ", ".join(texts),
-            }
-    return list(missing.values())
+def _heading(part: Part) -> list[str]:
+    text = f"{part.complete} of {part.runs} runs complete."
+    text += f" The same in all: {part.settings}." if part.settings else ""
+    return [f"## {part.title}", part.description, text]
 
 
-def _coverage(results: Results) -> dict[str, Any]:
-    runs = len({point.run for point in results.plan.points})
-    settings = [
-        f"{field_label(name)} {value_label(name, as_key(value))}"
-        for name, value in results.plan.settings.items()
-        if value is not None
-    ]
-    return {
-        "runs": runs,
-        "complete": runs - len(missing_runs(results)),
-        "settings": "; ".join(settings),
-    }
+def _section(section: Section) -> str:
+    if section.problem:
+        return f"### {section.title}\n\nNot shown: {section.problem}"
+    if section.image:
+        image = f"![{section.title}]({section.image}.png)"
+        return f"### {section.title}\n\n{image}\n\n{section.notes}"
+    return section.markdown.rstrip()
+
+
+def _missing(runs: Sequence[Mapping[str, str]]) -> str:
+    lines = {run["name"]: f"- `{run['name']}` {run['state']}: {run['label']}" for run in runs}
+    return "\n".join(lines.values())

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-__all__ = ["Key", "as_key", "axis_label", "field_label", "format_score", "phrase", "value_label"]
+__all__ = [
+    "Key",
+    "as_key",
+    "axis_label",
+    "field_label",
+    "format_score",
+    "here_label",
+    "phrase",
+    "value_label",
+]
 
 Key = str | float | bool | None
 """A setting's value as it stands in a cell's coordinates: hashable, 60 and 60.0 equal, a mapping as
 its canonical JSON."""
 
 _FIELDS = {
+    "augmentation": "Student augmentation",
+    "dataset": "Data set",
     "ipc": "IPC",
     "metric": "Metric",
     "step": "Step",
     "strategy": "Strategy",
     "teacher.accuracy": "Teacher accuracy",
+    "teacher.augmentation": "Teacher augmentation",
     "backbone.name": "Backbone",
     "training.batch_size": "Batch size",
     "training.lr": "Learning rate",
@@ -34,6 +47,38 @@ _METRICS = {
     "teacher_agreement": "Agreement with the target",
 }
 _PERCENT = ("top1_h", "top1_g", "top1")
+
+_AUGMENTATIONS = {
+    "none": "NoAug",
+    "color": "ColorJitter",
+    "crop": "Crop",
+    "mixup": "MixUp",
+    "cutmix": "CutMix",
+    "std": "StdAug",
+}
+_BACKBONES = {
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "mobilenet_v2": "MobileNetV2",
+    "efficientnet_b0": "EfficientNet",
+    "vit_b_16": "ViT",
+    "vit_tiny": "ViT-tiny",
+}
+_DATASETS = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "tinyimagenet": "Tiny-ImageNet",
+    "imagenet": "ImageNet-1k",
+    "digits": "Digits",
+}
+_NAMES: dict[str, dict[str, str]] = {
+    "augmentation": _AUGMENTATIONS,
+    "teacher.augmentation": _AUGMENTATIONS,
+    "backbone.name": _BACKBONES,
+    "teacher.backbone": _BACKBONES,
+    "dataset": _DATASETS,
+}
+"""The paper's names of values, by field."""
 
 
 def as_key(value: JsonValue) -> Key:
@@ -58,25 +103,46 @@ def axis_label(name: str) -> str:
 
 
 def value_label(field: str, value: Key) -> str:
-    """A value under its field's heading: `60%`, `39,000`, `full`; a dash where none applies."""
+    """A value under its field's heading, as the paper prints it: `60%`, `39,000`, `1e-3`, `MixUp`,
+    `full`; `NoTeach`, or a dash where none applies."""
     if value is None:
-        return "no teacher" if field == "teacher.accuracy" else "—"
+        return "NoTeach" if field == "teacher.accuracy" else "—"
     if field == "teacher.accuracy" and isinstance(value, float):
         return f"{value:g}%"
+    if field == "training.lr" and isinstance(value, float):
+        return _power_of_ten(value)
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() else f"{value:g}"
-    return str(value)
+    return _NAMES.get(field, {}).get(str(value), str(value))
+
+
+def here_label(field: str, value: Key, actual: Sequence[Key] | None) -> str:
+    """A value of a pilot's layout and what its runs have instead: `90% (here 50%)`. actual: None
+    when it is what it says; empty when no run stands for it: `90% (not here)`."""
+    text = value_label(field, value)
+    if actual is None:
+        return text
+    here = ", ".join(value_label(field, one) for one in actual)
+    return f"{text} (here {here})" if here else f"{text} (not here)"
+
+
+def _power_of_ten(value: float) -> str:
+    """`0.001` -> `1e-3`."""
+    mantissa, exponent = f"{value:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def phrase(field: str, value: Key) -> str:
     """A value that stands alone, as in a legend: `Strategy C`, `teacher 60%`, `IPC 50`."""
     text = value_label(field, value)
     if field == "teacher.accuracy":
-        return text if value is None else f"teacher {text}"
+        return "no teacher" if value is None else f"teacher {text}"
     if field == "ipc" and value == "full":
         return "full training set"
     if field in ("strategy", "ipc"):
         return f"{field_label(field)} {text}"
+    if field in _NAMES and value is not None:
+        return f"{text} teacher" if field.startswith("teacher.") else text
     return f"{field_label(field).lower()} {text}"
 
 

@@ -16,24 +16,43 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from dashboards.errors import ReportError
-from dashboards.layout import METRICS, ReportItem, unknown_fields
+from dashboards.layout import (
+    METRICS,
+    ClaimItem,
+    FigureItem,
+    ReportItem,
+    TableItem,
+    unknown_fields,
+)
 from dashboards.store import Store, read_evaluations
 
-__all__ = ["Plan", "Point", "Results", "RunRecord", "Snapshot", "load_plan", "load_results"]
+__all__ = [
+    "Plan",
+    "Point",
+    "Results",
+    "RunRecord",
+    "Scale",
+    "Snapshot",
+    "load_plan",
+    "load_results",
+]
 
 
 class Point(BaseModel):
     """A grid point: one seed of one setting, and the run that answers it.
 
-    settings: all fields of the point, those equal in the whole sweep included. horizon: last step
-    asked by this point; the run may have gone further for another one.
+    run: None where a pilot cannot answer it (a teacher out of reach). settings: all fields of the
+    point, those equal in the whole sweep included. horizon: last step asked by this point; the run
+    may have gone further for another one. actual: fields, `horizon` among them, whose value in the
+    run is another one, because a scaled sweep keeps the full sweep's settings as its layout.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    run: str | None = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     settings: dict[str, JsonValue]
     horizon: int = Field(ge=1)
+    actual: dict[str, JsonValue] = {}
 
     @property
     def seed(self) -> int:
@@ -41,9 +60,31 @@ class Point(BaseModel):
         seed = self.settings.get("seed")
         return seed if isinstance(seed, int) else 0
 
+    @property
+    def actual_horizon(self) -> int:
+        """The last step that the run is asked for."""
+        horizon = self.actual.get("horizon")
+        return horizon if isinstance(horizon, int) else self.horizon
+
+
+class Scale(BaseModel):
+    """How a pilot differs from the sweep whose layout it keeps. steps: actual step by nominal."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    notes: tuple[str, ...] = ()
+    steps: dict[int, int] = {}
+
+    @property
+    def label(self) -> str:
+        """What titles say of a scaled sweep."""
+        return "pilot" if self.name == "pilot" else f"pilot: {self.name}"
+
 
 class Plan(BaseModel):
-    """plan.json. fields: names that vary, in the sweep's order; settings: the others' values."""
+    """plan.json. fields: names that vary, in the sweep's order; settings: the others' values.
+    include: sweeps a group stands for; a group has no points of its own."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,8 +94,10 @@ class Plan(BaseModel):
     semantics: int = 1
     settings: dict[str, JsonValue] = {}
     fields: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
     points: tuple[Point, ...]
     report: tuple[ReportItem, ...] = ()
+    scale: Scale | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -67,10 +110,29 @@ class Plan(BaseModel):
         return plan | {"points": points}
 
     @cached_property
+    def items(self) -> tuple[TableItem | FigureItem, ...]:
+        """Tables and figures, in the sweep's order."""
+        return tuple(item for item in self.report if not isinstance(item, ClaimItem))
+
+    @cached_property
+    def claims(self) -> tuple[ClaimItem, ...]:
+        """Claims, in the sweep's order."""
+        return tuple(item for item in self.report if isinstance(item, ClaimItem))
+
+    @cached_property
     def field_names(self) -> tuple[str, ...]:
         """Every setting of a point: those that vary, in the sweep's order, then the others."""
         names = dict.fromkeys((*self.fields, *self.settings))
         return tuple(names | dict.fromkeys(f for point in self.points for f in point.settings))
+
+    @cached_property
+    def run_names(self) -> tuple[str, ...]:
+        """Every run that answers a point, once, sorted."""
+        return tuple(sorted({point.run for point in self.points if point.run is not None}))
+
+    def actual_step(self, step: int) -> int:
+        """Where a run of this sweep stands when the full sweep's would stand at `step`."""
+        return self.scale.steps.get(step, step) if self.scale else step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +145,9 @@ class RunRecord:
     state: str
     teacher_digest: str | None = None
     result: dict[str, Any]
+
+
+_NO_RUN = RunRecord(name="", state="absent", result={})
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -121,12 +186,12 @@ class Results:
         `teacher_digest`, and a column a setting (prefix-free, the sweep file's dotted names)."""
         rows = []
         for index, point in enumerate(self.plan.points):
-            record = self.runs[point.run]
-            fixed = {
+            record = self.record(point)
+            fixed: dict[str, Any] = {
                 "point": index,
                 "run": point.run,
                 "seed": point.seed,
-                "horizon": point.horizon,
+                "horizon": point.actual_horizon,
                 "complete": self.is_complete(point),
                 "teacher_digest": record.teacher_digest,
             }
@@ -140,13 +205,20 @@ class Results:
         joined = points.merge(self.evaluations, on="run")
         return joined[joined["step"] <= joined["horizon"]].reset_index(drop=True)
 
+    def record(self, point: Point) -> RunRecord:
+        """What is known of the point's run; a record of nothing for a point without one."""
+        return _NO_RUN if point.run is None else self.runs[point.run]
+
     def is_complete(self, point: Point) -> bool:
-        """Whether the point's run is complete up to the point's horizon."""
+        """Whether the point's run is complete up to the point's horizon. A point without a run asks
+        for nothing and is complete."""
+        if point.run is None:
+            return True
         record = self.runs[point.run]
         reached = int(record.result.get("step") or record.result.get("horizon") or 0)
         # a teacher ends when its presets are harvested, long before its search limit
         return record.state == "complete" and (
-            reached >= point.horizon or point.run.startswith("teacher-")
+            reached >= point.actual_horizon or point.run.startswith("teacher-")
         )
 
 
@@ -172,7 +244,7 @@ def load_plan(store: str, sweep: str) -> Plan:
 def _check_items(plan: Plan) -> None:
     known = frozenset(plan.field_names)
     wrong = [
-        f"{item.name}: {field}" for item in plan.report for field in unknown_fields(item, known)
+        f"{item.name}: {field}" for item in plan.items for field in unknown_fields(item, known)
     ]
     if wrong:
         problem = f"report items name fields that no point has: {'; '.join(wrong)}"
@@ -185,7 +257,7 @@ def load_results(store: str, plan: Plan) -> Results:
     files = Store.open(store)
     present = files.list_runs()
     problems: list[str] = []
-    names = sorted({point.run for point in plan.points})
+    names = list(plan.run_names)
     evaluations = read_evaluations(files, [n for n in names if _has(present, n)], METRICS, problems)
     measured = set(evaluations["run"].unique())
     evaluations["run"] = evaluations["run"].cat.set_categories(names)
@@ -261,7 +333,7 @@ def _read_snapshots(
         f"runs/{run}/{file}": run
         for run, names in present.items()
         for file in names
-        if file.startswith("snapshots/") and file.endswith(".json")
+        if file.startswith("snapshots/acc-") and file.endswith(".json")
     }
     found = {}
     for path, text in files.read_json(sorted(paths), problems).items():

@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["LEVEL", "Paired", "Summary", "paired", "ratio_of_means", "summarise"]
+__all__ = [
+    "LEVEL",
+    "Paired",
+    "Summary",
+    "paired",
+    "ratio_of_means",
+    "summarise",
+    "welch_interval",
+]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -76,6 +84,24 @@ def ratio_of_means(of: FloatArray, to: FloatArray) -> FloatArray:
     """The paper's Gain: mean(of) / mean(to), (num_cells,). of, to (num_seeds, num_cells) with NaN
     for missing seeds; each mean takes all its own seeds. NaN where either is empty or `to` is 0."""
     return _divide(summarise(of).mean, summarise(to).mean)
+
+
+def welch_interval(
+    mean1: float, std1: float, n1: int, mean2: float, std2: float, n2: int
+) -> tuple[float, float]:
+    """95% interval of mean1 − mean2 for two samples of unequal variances: Welch's t, with the
+    Welch-Satterthwaite degrees of freedom. std1, std2: sample standard deviations (ddof 1). NaNs
+    below two values on either side; the difference itself, twice, when neither side varies."""
+    if min(n1, n2) < 2 or np.isnan([mean1, std1, mean2, std2]).any():
+        return np.nan, np.nan
+    difference = mean1 - mean2
+    variance1, variance2 = std1**2 / n1, std2**2 / n2
+    total = variance1 + variance2
+    if total == 0:
+        return difference, difference
+    freedom = total**2 / (variance1**2 / (n1 - 1) + variance2**2 / (n2 - 1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * total**0.5
+    return difference - half, difference + half
 
 
 def _divide(numerator: FloatArray, denominator: FloatArray | IntArray) -> FloatArray:

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dashboards.cells import Cell, build_cells, scores_matrix, value_order
+from dashboards.cells import Cell, build_cells, scores_matrix, value_order, values_here
+from dashboards.comparisons import Comparison, compare_gain, compare_mean
 from dashboards.labels import Key, as_key, value_label
 from dashboards.layout import Contrast, TableItem
-from dashboards.results import Results
+from dashboards.pairs import Coordinates, paired_coordinates
+from dashboards.references import Target, assigned, target
+from dashboards.results import Results, Scale
 from dashboards.statistics import Paired, Summary, paired, ratio_of_means, summarise
 
 __all__ = ["Coordinates", "Differences", "Pair", "Ratios", "Table", "build_table"]
-
-Coordinates = tuple[Key, ...]
 
 _SAME_TEACHER = ("strategy", "metric", "step", "ipc", "augmentation")
 """Fields along which a comparison should rest on one teacher snapshot. Along others (the teacher's
@@ -40,14 +41,21 @@ class Pair:
     to: Cell
     is_mixed: bool
 
+    @property
+    def num_seeds(self) -> int:
+        """Seeds of the side with fewer."""
+        return min(len(self.of.scores), len(self.to.scores))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ratios:
-    """The paper's Gain: ratio, (num_pairs,), is mean(of) / mean(to)."""
+    """The paper's Gain: ratio, (num_pairs,), is mean(of) / mean(to). comparisons: (num_pairs,),
+    None where the paper prints none."""
 
     label: str
     pairs: tuple[Pair, ...]
     ratio: NDArray[np.float64]
+    comparisons: tuple[Comparison | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +69,37 @@ class Differences:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One table. cells: in row, column order; arrays of `summary` are (num_cells,) over them.
-    ranks: order of the values of each spanning field, contrast labels last."""
+    """One table. cells: in row, column order; arrays of `summary` are (num_cells,) over them, and
+    so is comparisons, None where the paper prints no number. ranks: order of the values of each
+    spanning field, contrast labels last. scale: of a pilot, whose own values are `here`
+    (`cells.values_here`)."""
 
     item: TableItem
     cells: tuple[Cell, ...]
     summary: Summary
+    comparisons: tuple[Comparison | None, ...]
     ratios: Ratios | None
     differences: Differences | None
     ranks: tuple[dict[Key, int], ...]
+    scale: Scale | None
+    here: dict[str, dict[Key, tuple[Key, ...]]]
 
     @property
     def title(self) -> str:
-        """Heading; the name when the item has none."""
-        return self.item.title or self.item.name
+        """Heading; the name when the item has none. A pilot says that it is one."""
+        title = self.item.title or self.item.name
+        return f"{title} ({self.scale.label})" if self.scale else title
+
+    @property
+    def num_planned(self) -> int:
+        """Cells that the plan asks; a pilot leaves some out."""
+        return sum(bool(cell.planned) for cell in self.cells)
+
+    @property
+    def compared(self) -> tuple[Comparison, ...]:
+        """All numbers that stand beside one of the paper's: means, then Gains."""
+        both = self.comparisons + (self.ratios.comparisons if self.ratios else ())
+        return tuple(one for one in both if one is not None)
 
     @property
     def is_mixed(self) -> bool:
@@ -94,13 +119,42 @@ def build_table(results: Results, item: TableItem) -> Table:
     found = build_cells(results, item)
     ranks = tuple(value_order(results.plan, item, name) for name in item.spanning)
     cells = tuple(found[at] for at in sorted(found, key=lambda at: _order(ranks, at)))
+    summary = summarise(scores_matrix(cells))
+    is_pilot = results.plan.scale is not None
     return Table(
         item=item,
         cells=cells,
-        summary=summarise(scores_matrix(cells)),
-        ratios=_ratios(item, cells),
+        summary=summary,
+        comparisons=_comparisons(item, cells, summary, is_pilot),
+        ratios=_ratios(item, cells, is_pilot),
         differences=_differences(item, cells),
         ranks=ranks,
+        scale=results.plan.scale,
+        here=values_here(results.plan, item),
+    )
+
+
+def _cell_target(item: TableItem, cell: Cell) -> Target:
+    return target(cell.settings, item.spanning, cell.coordinates, cell.metric, cell.step)
+
+
+def _gain_target(item: TableItem, pair: Pair, contrast: Contrast) -> Target:
+    of = pair.of
+    return target(of.settings, item.spanning, pair.at, of.metric, of.step, contrast.field)
+
+
+def _comparisons(
+    item: TableItem, cells: tuple[Cell, ...], s: Summary, is_pilot: bool
+) -> tuple[Comparison | None, ...]:
+    means = [reference for reference in item.references if reference.kind == "mean"]
+    if not means:
+        return (None,) * len(cells)
+    found = assigned(means, [_cell_target(item, cell) for cell in cells])
+    return tuple(
+        compare_mean(one, float(s.mean[i]), float(s.std[i]), int(s.n[i]), is_pilot=is_pilot)
+        if one
+        else None
+        for i, one in enumerate(found)
     )
 
 
@@ -108,13 +162,21 @@ def _order(ranks: Sequence[dict[Key, int]], at: Coordinates) -> tuple[int, ...]:
     return tuple(rank.get(value, len(rank)) for rank, value in zip(ranks, at, strict=True))
 
 
-def _ratios(item: TableItem, cells: tuple[Cell, ...]) -> Ratios | None:
+def _ratios(item: TableItem, cells: tuple[Cell, ...], is_pilot: bool) -> Ratios | None:
     if item.ratio is None:
         return None
     label = f"Gain ({_side(item.ratio, 'of')} / {_side(item.ratio, 'to')})"
     pairs = _pairs(item, cells, item.ratio, label)
-    of, to = _sides(pairs)
-    return Ratios(label=label, pairs=pairs, ratio=ratio_of_means(of, to))
+    ratio = ratio_of_means(*_sides(pairs))
+    gains = [reference for reference in item.references if reference.kind == "gain"]
+    targets = [_gain_target(item, pair, item.ratio) for pair in pairs] if gains else []
+    comparisons = tuple(
+        compare_gain(one, float(ratio[i]), pairs[i].num_seeds, is_pilot=is_pilot) if one else None
+        for i, one in enumerate(assigned(gains, targets))
+    )
+    return Ratios(
+        label=label, pairs=pairs, ratio=ratio, comparisons=comparisons or (None,) * len(pairs)
+    )
 
 
 def _differences(item: TableItem, cells: tuple[Cell, ...]) -> Differences | None:
@@ -138,28 +200,13 @@ def _sides(pairs: tuple[Pair, ...]) -> tuple[NDArray[np.float64], NDArray[np.flo
 def _pairs(
     item: TableItem, cells: tuple[Cell, ...], contrast: Contrast, label: str
 ) -> tuple[Pair, ...]:
-    """Pairs in cell order. A side to which a field does not apply (strategy A has no teacher) has
-    one cell there, which stands against the other side's cell of every value."""
-    axis = item.spanning.index(contrast.field)
+    """Pairs in cell order."""
     by_coordinates = {cell.coordinates: cell for cell in cells}
-    masks = {tuple(value is None for value in cell.coordinates) for cell in cells}
-
-    def side(at: Coordinates, value: Key) -> Cell | None:
-        exact = (*at[:axis], value, *at[axis + 1 :])
-        for mask in sorted(masks):  # the exact cell first: False sorts before True
-            where = tuple(None if m else v for m, v in zip(mask, exact, strict=True))
-            if where in by_coordinates and where[axis] == value:
-                return by_coordinates[where]
-        return None
-
     pairs = []
-    for at in dict.fromkeys(
-        (*c.coordinates[:axis], label, *c.coordinates[axis + 1 :]) for c in cells
-    ):
-        of, to = side(at, as_key(contrast.of)), side(at, as_key(contrast.to))
-        if of and to:
-            mixed = _is_mixed(of, to, contrast.field)
-            pairs.append(Pair(at=at, of=of, to=to, is_mixed=mixed))
+    for at, one, other in paired_coordinates(item.spanning, contrast, list(by_coordinates), label):
+        of, to = by_coordinates[one], by_coordinates[other]
+        mixed = _is_mixed(of, to, contrast.field)
+        pairs.append(Pair(at=at, of=of, to=to, is_mixed=mixed))
     return tuple(pairs)
 
 

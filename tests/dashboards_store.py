@@ -63,7 +63,10 @@ def write_plan(
     horizon: int = 300,
     settings: Settings | None = None,
     sweep: str = "demo",
+    scale: dict[str, Any] | None = None,
+    actual: Callable[[Settings], Settings | None] = lambda _: {},
 ) -> None:
+    """actual: of each point of a scaled sweep what its run has instead; None: it has no run."""
     plan = {
         "sweep": sweep,
         "title": "A small study",
@@ -71,10 +74,16 @@ def write_plan(
         "semantics": 1,
         "settings": settings or {"dataset": "digits"},
         "fields": list(points[0]) if points else [],
-        "points": [{"run": run_name(p), "settings": p, "horizon": horizon} for p in points],
+        "points": [_point(p, horizon, actual(p)) for p in points],
         "report": report,
+        "scale": scale,
     }
     _write(store / "sweeps" / sweep / "plan.json", json.dumps(plan).encode())
+
+
+def _point(settings: Settings, horizon: int, actual: Settings | None) -> dict[str, Any]:
+    run = None if actual is None else run_name(settings)
+    return {"run": run, "settings": settings, "horizon": horizon, "actual": actual or {}}
 
 
 def write_run(

@@ -79,7 +79,7 @@ def test_names_alone_are_categories(tmp_path: Path) -> None:
     item = {"figure": "f", "x": "augmentation", "scale": "log"}
     points = grid("B", [30.0], augmentation=("std", "none"))
     data = data_of(tmp_path, item, points)
-    assert data.axis.ticks == ((0.0, "std"), (1.0, "none"))
+    assert data.axis.ticks == ((0.0, "StdAug"), (1.0, "NoAug"))
     assert draw(data).axes[0].get_xscale() == "linear"
 
 

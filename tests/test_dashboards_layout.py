@@ -11,6 +11,7 @@ from dashboards.layout import METRICS, REPORT_ITEMS, FigureItem, TableItem, unkn
 
 TABLE: dict[str, Any] = {"table": "t", "rows": ["strategy"], "columns": ["teacher.accuracy"]}
 FIGURE: dict[str, Any] = {"figure": "f", "hue": "strategy"}
+HEATMAP: dict[str, Any] = {"figure": "h", "kind": "heatmap", "x": "teacher.accuracy", "y": "ipc"}
 
 
 def one(item: dict[str, Any]) -> TableItem | FigureItem:
@@ -30,6 +31,7 @@ def test_a_dumped_item_is_read_back_equal() -> None:
         [
             TABLE | {"ratio": {"field": "strategy", "of": "C", "to": "B"}},
             FIGURE | {"where": {"ipc": [10, "full"]}, "smooth": "lowess"},
+            HEATMAP | {"references": [{"at": {"ipc": "full"}, "value": 1.5, "note": "odd"}]},
         ]
     )
     assert REPORT_ITEMS.validate_json(REPORT_ITEMS.dump_json(items)) == items
@@ -63,6 +65,21 @@ def test_a_dumped_item_is_read_back_equal() -> None:
         (FIGURE | {"steps": [10]}, "only when x is a field"),
         (FIGURE | {"x": "ipc", "steps": [10, 20]}, "make `step` hue"),
         (FIGURE | {"scale": "cubic"}, "'linear' or 'log'"),
+        (TABLE | {"bold": "gain"}, "bold: gain needs a ratio"),
+        (TABLE | {"bold": "max"}, "'row_max', 'column_max' or 'gain'"),
+        (TABLE | {"heads": {"ipc": "Images"}}, "neither rows nor columns"),
+        (TABLE | {"reference": "/tmp/t.csv"}, "pattern"),
+        (TABLE | {"reference": "t.txt"}, "pattern"),
+        (TABLE | {"references": [{"at": {}}]}, "neither a value nor a review_value"),
+        (TABLE | {"references": [{"at": {}, "value": float("nan")}]}, "finite number"),
+        (TABLE | {"references": [{"at": {}, "review_value": 1, "std": 1}]}, "std without a value"),
+        (FIGURE | {"y": "ipc"}, "y: only with kind: heatmap"),
+        (HEATMAP | {"y": "teacher.accuracy"}, "two different fields|stands twice"),
+        (HEATMAP | {"x": "step"}, "two different fields"),
+        (HEATMAP | {"hue": "strategy"}, "hue: not in a heat map"),
+        (HEATMAP | {"fit": "power"}, "fit: not in a heat map"),
+        (FIGURE | {"fit": "power"}, "only when x is a field"),
+        (FIGURE | {"x": "ipc", "fit": "power", "metric": "train_kl"}, "the metric a top-1"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(item: dict[str, Any], message: str) -> None:

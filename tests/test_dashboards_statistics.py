@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from dashboards.statistics import paired, ratio_of_means, summarise
+from dashboards.statistics import paired, ratio_of_means, summarise, welch_interval
 
 NAN = np.nan
 
@@ -76,3 +76,29 @@ def test_ratio_is_of_means_and_not_the_mean_of_ratios() -> None:
     ratio = ratio_of_means(of, to)
     assert ratio[0] == 2.0
     assert np.isnan(ratio[1])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((35.96, 0.4, 5), (36.2, 0.3, 5)),
+        ((50.0, 2.0, 5), (48.0, 0.1, 5)),
+        ((50.0, 0.5, 9), (50.0, 0.5, 5)),
+        ((50.0, 0.0, 5), (49.0, 0.5, 5)),
+    ],
+)
+def test_welchs_interval_ends_where_scipys_test_has_its_limit(
+    one: tuple[float, float, int], other: tuple[float, float, int]
+) -> None:
+    low, high = welch_interval(*one, *other)
+    for end in (low, high):
+        shifted = (one[0] - end, *one[1:])
+        test = stats.ttest_ind_from_stats(*shifted, *other, equal_var=False)
+        assert test.pvalue == pytest.approx(0.05)
+    assert (low + high) / 2 == pytest.approx(one[0] - other[0])
+
+
+def test_welchs_interval_needs_two_values_a_side_and_a_spread() -> None:
+    assert np.isnan(welch_interval(1, np.nan, 1, 2, 0.1, 5)).all()
+    assert np.isnan(welch_interval(1, 0.1, 5, 2, 0.1, 1)).all()
+    assert welch_interval(3, 0, 5, 2, 0, 5) == (1, 1)

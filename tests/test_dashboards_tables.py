@@ -17,17 +17,11 @@ from scipy import stats
 
 from dashboards.cells import check_items
 from dashboards.errors import ReportError
+from dashboards.grids import grids
 from dashboards.layout import REPORT_ITEMS, TableItem
+from dashboards.long_form import csv_text, long_columns, long_form, parquet_bytes
 from dashboards.results import Results, load_plan, load_results
-from dashboards.table_text import (
-    csv_text,
-    grids,
-    latex,
-    long_columns,
-    long_form,
-    markdown,
-    parquet_bytes,
-)
+from dashboards.table_text import latex, markdown
 from dashboards.tables import Table, build_table
 
 TABLE_3: dict[str, Any] = {
@@ -86,8 +80,8 @@ def test_cells_hold_mean_and_std_at_the_step_in_the_papers_layout(tmp_path: Path
 def test_strategy_a_stands_in_a_column_without_a_teacher(tmp_path: Path) -> None:
     text = body(table_of(tmp_path, TABLE_3))
     row = text["50", "A"]
-    assert list(row) == ["no teacher", "30%", "60%"]
-    assert row["no teacher"].startswith(f"{np.mean(expected('A', None, 50)):.2f} ±")
+    assert list(row) == ["NoTeach", "30%", "60%"]
+    assert row["NoTeach"].startswith(f"{np.mean(expected('A', None, 50)):.2f} ±")
     assert row["30%"] == row["60%"] == ""
 
 
@@ -97,7 +91,7 @@ def test_gain_follows_the_rows_it_compares_and_is_the_ratio_of_means(tmp_path: P
     assert [key[1] for key in rows] == ["A", "B", "C", "Gain (C / B)"]
     gain = np.mean(expected("C", 60.0, 50)) / np.mean(expected("B", 60.0, 50))
     assert text["50", "Gain (C / B)"]["60%"] == f"{gain:.2f}"
-    assert text["50", "Gain (C / B)"]["no teacher"] == ""
+    assert text["50", "Gain (C / B)"]["NoTeach"] == ""
 
 
 def test_paired_block_is_by_seed(tmp_path: Path) -> None:
@@ -222,14 +216,14 @@ def test_values_stand_in_the_order_of_where_numbers_ascending(tmp_path: Path) ->
         "columns": ["augmentation"],
     }
     (grid_,) = grids(table_of(tmp_path, item, points))
-    assert grid_.header == ["IPC", "none", "std"]
+    assert grid_.header == ["IPC", "NoAug", "StdAug"]
     assert [line[0] for line in grid_.body] == ["10", "50", "full"]
 
 
 def test_a_mapping_is_a_value_like_any_other(tmp_path: Path) -> None:
     points = grid(strategies="B", teachers=[30.0], augmentation=("std", {"flip_p": 0.5}))
     text = body(table_of(tmp_path, {"table": "t", "rows": ["augmentation"]}, points))
-    assert [key[0] for key in text] == ["std", '{"flip_p":0.5}']
+    assert [key[0] for key in text] == ["StdAug", '{"flip_p":0.5}']
 
 
 def test_long_form_says_what_the_layout_says(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""How much of a sweep is there: runs complete, runs missing, settings that all share."""
+
+from __future__ import annotations
+
+from dashboards.labels import as_key, field_label, phrase, value_label
+from dashboards.results import Results
+
+__all__ = ["missing_runs", "num_complete", "shared_settings"]
+
+
+def missing_runs(results: Results) -> list[dict[str, str]]:
+    """Runs of the plan that are not complete up to what the sweep asks: name, state, label."""
+    values = {
+        name: {as_key(point.settings.get(name)) for point in results.plan.points} - {None}
+        for name in results.plan.fields
+    }
+    telling = [name for name in results.plan.fields if len(values[name]) > 1]
+    missing: dict[str, dict[str, str]] = {}
+    for point in results.plan.points:
+        if point.run is None or point.run in missing or results.is_complete(point):
+            continue
+        state = results.record(point).state
+        settings = {name: as_key(point.settings.get(name)) for name in telling}
+        texts = [phrase(name, v) for name, v in settings.items() if v is not None]
+        missing[point.run] = {
+            "name": point.run,
+            "state": "shorter than asked" if state == "complete" else state,
+            "label": ", ".join(texts),
+        }
+    return list(missing.values())
+
+
+def num_complete(results: Results) -> int:
+    """Runs that are complete up to all that the sweep asks of them."""
+    return len(results.plan.run_names) - len(missing_runs(results))
+
+
+def shared_settings(results: Results) -> str:
+    """`Data set CIFAR-10; Strategy B`: what is equal in all points."""
+    texts = [
+        f"{field_label(name)} {value_label(name, as_key(value))}"
+        for name, value in results.plan.settings.items()
+        if value is not None
+    ]
+    return "; ".join(texts)

@@ -1,0 +1,119 @@
+"""What a reader must know to read a table, one sentence each."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from dashboards.comparisons import Comparison
+from dashboards.grids import MIXED, heading
+from dashboards.labels import field_label
+from dashboards.results import Scale
+from dashboards.tables import Table
+
+__all__ = ["notes", "pilot_notes", "scale_notes"]
+
+_BOLD = {
+    "row_max": "Bold: the largest of its row.",
+    "column_max": "Bold: the largest of its column within a group of rows.",
+    "gain": "Bold: a Gain above 1.",
+}
+
+
+def notes(table: Table) -> list[str]:
+    """Sentences below the table, in a fixed order."""
+    return [
+        *_about_ours(table),
+        *pilot_notes(table),
+        *_reference_notes(table),
+        *_about_odd_numbers(table),
+    ]
+
+
+def _about_ours(table: Table) -> list[str]:
+    planned = max((cell.num_planned for cell in table.cells), default=0)
+    seeds = f"{planned} seed{'s' if planned != 1 else ''}"
+    over = "students" if table.is_mixed else "students; one teacher"
+    text = [f"Mean ± sample standard deviation over {seeds} ({over})."]
+    heads = table.item.heads
+    columns = [
+        heads.get(name, field_label(name).lower())
+        for name in table.item.columns
+        if name != "metric"
+    ]
+    text += [f"Columns: {', '.join(columns)}."] if columns else []
+    short = any(0 < len(cell.scores) < cell.num_planned for cell in table.cells)
+    text += ["n is given where seeds are missing."] if short else []
+    steps = sorted({cell.step for cell in table.cells})
+    if "step" not in table.item.spanning and steps:
+        shown = [heading(table, ("step",), (float(step),)) for step in steps]
+        text.append(f"At step {', '.join(shown)}.")
+    text += [_BOLD[table.item.bold]] if table.item.bold else []
+    if table.is_mixed:
+        text.append(f"{MIXED} More than one teacher snapshot (weight digest) stands behind it.")
+    return text
+
+
+def pilot_notes(table: Table) -> list[str]:
+    """What a scaled sweep changed; nothing of a full one."""
+    if table.scale is None:
+        return []
+    text = [f"A {table.scale.label}: the layout of the full experiment, not its scale."]
+    text += scale_notes(table.scale)
+    if table.compared:
+        text.append(
+            "The paper's values are those of the full scale; nothing is tested against them."
+        )
+    return text
+
+
+def scale_notes(scale: Scale) -> list[str]:
+    """What the scale changed, as one sentence."""
+    return [f"Scale: {'; '.join(scale.notes)}."] if scale.notes else []
+
+
+def _reference_notes(table: Table) -> list[str]:
+    if not table.compared:
+        return []
+    text = ["Small print: the paper's value"]
+    if table.scale is None:
+        text = [
+            "Small print: the paper's value, the difference ours − paper, and whether ours is "
+            "inside, above or below by the 95% Welch interval of that difference",
+            "std over students, one teacher; the paper's n = 5, its ± taken as sample std",
+            "— where we have fewer than 5 seeds or the paper prints no ±",
+        ]
+        if table.ratios and any(table.ratios.comparisons):
+            text.append(
+                "a Gain is inside when it is the paper's to ±0.01, which the paper rounds to"
+            )
+        text += _counts(table.compared)
+    if any(c.reference.review_value is not None for c in table.compared):
+        text.append("review copy: the value it prints where that differs from the arXiv copy")
+    if any(c.reference.status == "partial" for c in table.compared):
+        text.append("partly legible: read off a drawing")
+    return ["; ".join(text) + "."]
+
+
+def _counts(compared: tuple[Comparison, ...]) -> list[str]:
+    found = Counter(c.verdict for c in compared if c.verdict not in (None, "—"))
+    if not found:
+        return []
+    parts = [f"{found[v]} {v}" for v in ("inside", "above", "below") if found[v]]
+    return [f"of {sum(found.values())} compared, {', '.join(parts)}"]
+
+
+def _about_odd_numbers(table: Table) -> list[str]:
+    """Notes that the reference file has, each with the cells it is about."""
+    places: dict[str, list[str]] = {}
+    fields = table.item.spanning
+    for cell, comparison in zip(table.cells, table.comparisons, strict=True):
+        if comparison and comparison.reference.note:
+            where = heading(table, fields, cell.coordinates)
+            places.setdefault(comparison.reference.note, []).append(where)
+    for pair, gain in (
+        zip(table.ratios.pairs, table.ratios.comparisons, strict=True) if table.ratios else ()
+    ):
+        if gain and gain.reference.note:
+            where = heading(table, fields, pair.at)
+            places.setdefault(gain.reference.note, []).append(where)
+    return [f"{'; '.join(where)}: {note.rstrip('.')}." for note, where in places.items()]

@@ -1,0 +1,228 @@
+"""What the report's page shows, in order: overview, claims, sweeps, provenance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dashboards.claim_text import asks, effect_text, estimate_text, p_text, refuting, summary
+from dashboards.claims import Finding, Judgement, TestResult, Verdict
+from dashboards.coverage import missing_runs, shared_settings
+from dashboards.groups import Loaded
+from dashboards.provenance import environments
+from dashboards.raw import teacher_records
+from dashboards.results import Results
+from dashboards.sections import Section
+from dashboards.sources import Source, claim_sources
+from dashboards.tracking_ids import RunIds
+
+__all__ = ["ClaimView", "Page", "Part", "build_page"]
+
+VERDICTS: tuple[Verdict, ...] = ("supported", "not supported", "not enough data")
+
+_RULES = {
+    "all": "every contrast must hold",
+    "most": "most contrasts must hold",
+    "any": "at least one contrast must hold",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One sweep. ids: MLflow run by run name. missing: `coverage.missing_runs`."""
+
+    name: str
+    title: str
+    description: str
+    settings: str
+    anchor: str
+    sections: Sequence[Section]
+    runs: int
+    missing: Sequence[Mapping[str, str]]
+    ids: Mapping[str, str]
+
+    @property
+    def complete(self) -> int:
+        """Runs complete up to what the sweep asks."""
+        return self.runs - len(self.missing)
+
+    @property
+    def filled(self) -> int:
+        """Cells that have a value."""
+        return sum(section.filled for section in self.sections)
+
+    @property
+    def planned(self) -> int:
+        """Cells that the items ask."""
+        return sum(section.planned for section in self.sections)
+
+    @property
+    def full(self) -> int:
+        """Table cells with every seed."""
+        return sum(section.full or 0 for section in self.sections)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimView:
+    """One claim in words."""
+
+    title: str
+    anchor: str
+    statement: str
+    source: str
+    note: str
+    verdict: str
+    is_pilot: bool
+    summary: str
+    have: int
+    need: int
+    tests: Sequence[Mapping[str, Any]]
+    sources: Sequence[Source]
+    ids: Mapping[str, str]
+
+    @property
+    def num_values(self) -> int:
+        """Values of runs that stand behind it."""
+        return sum(len(source.runs) for source in self.sources)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """The whole page. pilot_notes: None at full scale. runs: different ones, over all sweeps."""
+
+    title: str
+    description: str
+    settings: str
+    pilot_notes: tuple[str, ...] | None
+    is_group: bool
+    parts: Sequence[Part]
+    absent: Sequence[str]
+    claims: Sequence[ClaimView]
+    verdicts: Mapping[str, int]
+    runs: int
+    complete: int
+    teachers: Sequence[Mapping[str, Any]]
+    environments: Sequence[Mapping[str, Any]]
+    problems: Sequence[str]
+    has_ids: bool
+
+    @property
+    def filled(self) -> int:
+        """Cells that have a value."""
+        return sum(part.filled for part in self.parts)
+
+    @property
+    def planned(self) -> int:
+        """Cells that the sweeps ask."""
+        return sum(part.planned for part in self.parts)
+
+    @property
+    def full(self) -> int:
+        """Table cells with every seed."""
+        return sum(part.full for part in self.parts)
+
+
+def build_page(
+    loaded: Loaded,
+    sections: Mapping[str, Sequence[Section]],
+    judgements: Sequence[Judgement],
+    ids: RunIds,
+) -> Page:
+    """sections: by sweep, in the group's order."""
+    parts = [
+        _part(results, sections[name], ids.get(name, {})) for name, results in loaded.sweeps.items()
+    ]
+    runs = {name for results in loaded.sweeps.values() for name in results.plan.run_names}
+    missing = {run["name"] for part in parts for run in part.missing}
+    counts = Counter(judgement.verdict for judgement in judgements)
+    single = None if loaded.is_group else loaded.results
+    return Page(
+        title=loaded.plan.title or loaded.plan.sweep,
+        description=loaded.plan.description,
+        settings=shared_settings(single) if single else "",
+        pilot_notes=_pilot_notes(loaded),
+        is_group=loaded.is_group,
+        parts=parts,
+        absent=loaded.absent,
+        claims=[_claim(judgement, ids) for judgement in judgements],
+        verdicts={verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]},
+        runs=len(runs),
+        complete=len(runs - missing),
+        teachers=teacher_records(loaded.results),
+        environments=environments(list(loaded.results.runs.values())),
+        problems=loaded.problems,
+        has_ids=any(ids.values()),
+    )
+
+
+def _pilot_notes(loaded: Loaded) -> tuple[str, ...] | None:
+    """Notes of every scale in the report, each once; None when none is scaled."""
+    plans = [loaded.plan, *(results.plan for results in loaded.sweeps.values())]
+    scales = [plan.scale for plan in plans if plan.scale is not None]
+    return tuple(dict.fromkeys(n for s in scales for n in s.notes)) if scales else None
+
+
+def _part(results: Results, sections: Sequence[Section], ids: Mapping[str, str]) -> Part:
+    plan = results.plan
+    return Part(
+        name=plan.sweep,
+        title=plan.title or plan.sweep,
+        description=plan.description,
+        settings=shared_settings(results),
+        anchor=f"sweep--{plan.sweep}",
+        sections=sections,
+        runs=len(plan.run_names),
+        missing=missing_runs(results),
+        ids=ids,
+    )
+
+
+def _claim(judgement: Judgement, ids: RunIds) -> ClaimView:
+    item = judgement.item
+    cells = [cell for finding in judgement.findings for cell in finding.cells]
+    known: dict[str, str] = {}
+    for test in judgement.tests:
+        known |= ids.get(test.sweep, {})
+    return ClaimView(
+        title=item.title or item.name,
+        anchor=f"claim--{item.name}",
+        statement=item.statement,
+        source=item.source,
+        note=item.note,
+        verdict=judgement.verdict,
+        is_pilot=judgement.is_pilot,
+        summary=summary(judgement),
+        have=sum(test.have for test in judgement.tests),
+        need=sum(test.need for test in judgement.tests),
+        tests=[_test(test) for test in judgement.tests],
+        sources=claim_sources(cells),
+        ids=known,
+    )
+
+
+def _test(result: TestResult) -> dict[str, Any]:
+    return {
+        "asks": asks(result.test),
+        "refuting": refuting(result.test),
+        "sweep": result.sweep,
+        "rule": _RULES[result.test.need],
+        "result": result.result,
+        "have": result.have,
+        "need": result.need,
+        "rows": [_finding(finding) for finding in result.findings],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    answer = "opposite holds" if finding.is_opposite else finding.result
+    row = {"label": finding.label, "problem": finding.problem, "result": answer}
+    if finding.evidence is None:
+        return row
+    return row | {
+        "estimate": estimate_text(finding.evidence),
+        "effect": effect_text(finding.evidence),
+        "n": finding.evidence.n,
+        "p": p_text(finding),
+    }
