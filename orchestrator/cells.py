@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from dashboards.layout import FigureItem, TableItem
+from dashboards.layout import ClaimItem, FigureItem, TableItem
 from orchestrator.grid import Point
 from orchestrator.merge import PlannedPoint
 from orchestrator.reportpoints import item_points
@@ -25,16 +25,17 @@ def count_cells(
     sweep: Sweep, planned: Sequence[PlannedPoint], infos: Mapping[str, DatasetInfo]
 ) -> int:
     """Different (setting without the seed, metric, step) over the report's items; without a report,
-    settings without the seed."""
-    if not sweep.report:
+    settings without the seed. A pilot has those of its layout, with and without a run."""
+    items = [item for item in sweep.report if not isinstance(item, ClaimItem)]
+    if not items:
         return len({_cell(point.point) for point in planned})
-    horizons = {point.point: point.horizon for point in planned}
+    answers = {point.point: point for point in planned}
     asked: dict[tuple[Point, str], frozenset[int]] = {}
-    for item in sweep.report:
+    for item in items:
         metrics = _metrics(item)
         for point in item_points(item, sweep.points):
             cell = _cell(point)
-            steps = _steps(item, point, horizons[point], infos)
+            steps = _steps(item, answers[point], infos)
             for metric in metrics:
                 asked[cell, metric] = _union(asked.get((cell, metric), frozenset()), steps)
     return sum(map(len, asked.values()))
@@ -51,13 +52,15 @@ def _metrics(item: TableItem | FigureItem) -> list[str]:
 
 
 def _steps(
-    item: TableItem | FigureItem, point: Point, horizon: int, infos: Mapping[str, DatasetInfo]
+    item: TableItem | FigureItem, planned: PlannedPoint, infos: Mapping[str, DatasetInfo]
 ) -> frozenset[int]:
-    if isinstance(item, FigureItem) and item.x == "step":
+    """Of a curve, those at which its run is looked at, which in a pilot are not the layout's."""
+    if isinstance(item, FigureItem) and item.x == "step" and item.kind == "line":
+        point, horizon = planned.actual or planned.point, planned.trained or planned.horizon
         info = infos.get(point[_DATASET])
         epoch = steps_per_epoch(info.num_train, point[_BATCH_SIZE]) if info else horizon
         return _curve(horizon, epoch)
-    return frozenset(item.steps or (horizon,))
+    return frozenset(item.steps or (planned.horizon,))
 
 
 @cache

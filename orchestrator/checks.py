@@ -172,6 +172,13 @@ def _evaluations_in_reach(
     return _Fault("training.evaluate_at", message, "raise training.steps, or ask for less")
 
 
+def _probe_has_a_length(probe: str, steps: Value, dataset: str, infos: Infos) -> _Fault | None:
+    if probe == "joint" or steps is not None or dataset is None or dataset in infos:
+        return None
+    message = f"is left out: 10 epochs, but nobody has counted the images of {dataset} yet"
+    return _Fault("probe_steps", message, "prepare the data set first, or give probe_steps")
+
+
 _CHECKS = (
     _required("dataset", "set `dataset: cifar10`"),
     _required("strategy", "set `strategy: A`, B or C, or make it an axis"),
@@ -192,6 +199,8 @@ _CHECKS = (
     _epochs_known("training.steps"),
     _epochs_known("training.evaluate_every"),
     _epochs_known("teacher.max_steps"),
+    _epochs_known("probe_steps"),
+    _Check(("probe", "probe_steps", "dataset"), _probe_has_a_length),
     _Check(
         ("training.evaluate_at", "training.steps", "dataset", "training.batch_size"),
         _evaluations_in_reach,
@@ -224,8 +233,10 @@ def _read_somewhere(grid: Grid) -> Iterator[str]:
 
 
 _REASONS = {
+    "image_size": "null is the data set's own size",
     "subset_seed": "with ipc full nothing is drawn",
     "ce_weight": "loss decoupled has no weight",
-    "backbone.width": "only resnet18 has a width",
+    "probe_steps": "probe joint is trained with its student",
+    "backbone.width": "only resnet18 and resnet50 have a width",
     "target_view": "only strategy C has stored targets",
 }

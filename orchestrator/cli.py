@@ -7,14 +7,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from orchestrator.errors import TargetsweepError
+from orchestrator.errors import TargetsweepError, UserError
 from orchestrator.store import Store
 from trainers.errors import TrainerError
+
+if TYPE_CHECKING:
+    from orchestrator.sweeping import Asked
 
 __all__ = ["app", "main"]
 
@@ -26,11 +29,16 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sets of a store.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+store_app = typer.Typer(help="Bundles of a store's results.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
 
 Files = Annotated[list[str], typer.Argument(help="sweep files (YAML)")]
 StoreOption = Annotated[
     str,
     typer.Option("--store", envvar="TARGETSWEEP_STORE", help="folder or URI that holds everything"),
+]
+ScaleOption = Annotated[
+    str | None, typer.Option("--scale", help="scale file: makes a pilot of each sweep")
 ]
 Limits = Annotated[
     list[str] | None,
@@ -60,42 +68,54 @@ def _console() -> Console:
 def plan(
     files: Files,
     store: StoreOption = _DEFAULT_STORE,
+    scale: ScaleOption = None,
     limit: Limits = None,
     set_: Overrides = None,
     data: DataOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
     calibrate: Annotated[bool, typer.Option(help="measure steps/s here for the estimate")] = False,
+    save_rates: Annotated[
+        str | None, typer.Option(help="keep what --calibrate measured, under this name")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="estimate with the rates kept under this name")
+    ] = None,
 ) -> None:
     """What a run would do: cells, unique runs, what sharing saves, what is left, how long."""
-    from orchestrator.sweeping import Asked, limited, read_asked, store_plan
+    from orchestrator.planning import Planning
 
-    asked = Asked(files=files, limits=limit or (), overrides=set_ or (), data=data or ())
-    place = Store(store)
-    sweeps, infos, _ = read_asked(asked, place)
-    made = store_plan(limited(sweeps, asked), infos, place)
-    if as_json:
-        print(json.dumps(made.to_json(), indent=2))
-        return
-    _show(made, place, calibrate=calibrate)
-
-
-def _show(made: object, place: Store, *, calibrate: bool = False) -> None:
-    from orchestrator import estimate
-    from orchestrator.plan import Plan
-    from orchestrator.planview import show_plan
-    from trainers.models import parameter_count
-
-    assert isinstance(made, Plan)
-    rates = estimate.measured_rates(place, made)
+    if save_rates and not calibrate:
+        raise UserError("--save-rates has nothing to keep", "give --calibrate too")
+    planning = Planning(_asked(files, scale, limit, set_, data), Store(store))
     if calibrate:
-        rates |= estimate.calibrate(made.infos, made.left)
-    show_plan(_console(), made, estimate.estimate(made, rates), made.store_bytes(parameter_count))
+        planning.calibrate(Console(stderr=True), save_rates)
+    if device:
+        planning.take_rates(device)
+    if as_json:
+        print(json.dumps(planning.to_json(), indent=2))
+    else:
+        planning.show(_console())
+
+
+def _asked(
+    files: list[str],
+    scale: str | None,
+    limit: list[str] | None,
+    set_: list[str] | None,
+    data: list[str] | None,
+) -> Asked:
+    from orchestrator.sweeping import Asked
+
+    return Asked(
+        files=files, scale=scale, limits=limit or (), overrides=set_ or (), data=data or ()
+    )
 
 
 @app.command()
 def run(
     files: Files,
     store: StoreOption = _DEFAULT_STORE,
+    scale: ScaleOption = None,
     limit: Limits = None,
     set_: Overrides = None,
     data: DataOption = None,
@@ -124,13 +144,12 @@ def run(
 ) -> None:
     """Runs what is left of the sweeps. Run it again to resume: nothing finished is done twice."""
     from orchestrator.driver import DriveOptions
-    from orchestrator.sweeping import Asked, limited, read_asked, run_sweeps, store_plan
+    from orchestrator.planning import Planning
+    from orchestrator.sweeping import run_sweeps
 
-    asked = Asked(files=files, limits=limit or (), overrides=set_ or (), data=data or ())
-    place = Store(store)
+    asked, place = _asked(files, scale, limit, set_, data), Store(store)
     if dry_run:
-        sweeps, infos, _ = read_asked(asked, place)
-        _show(store_plan(limited(sweeps, asked), infos, place), place)
+        Planning(asked, place).show(_console())
         return
     options = DriveOptions(
         concurrency=concurrency,
@@ -159,12 +178,13 @@ def status(store: StoreOption = _DEFAULT_STORE) -> None:
 def report(
     sweeps: Annotated[list[str] | None, typer.Argument(help="names; default: all")] = None,
     store: StoreOption = _DEFAULT_STORE,
+    scale: ScaleOption = None,
     out: Annotated[str | None, typer.Option(help="another folder for the report")] = None,
 ) -> None:
     """Writes tables and figures from the store alone, complete or not."""
     from orchestrator.status import report_sweeps
 
-    report_sweeps(_console(), Store(store), sweeps or [], out)
+    report_sweeps(_console(), Store(store), sweeps or [], out, scale)
 
 
 @app.command()
@@ -216,9 +236,34 @@ def doctor(
 
 @data_app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="digits, cifar10, cifar100, or a name of yours")],
+    name: Annotated[
+        str, typer.Argument(help="digits, cifar10, cifar100, tinyimagenet, imagenet, or yours")
+    ],
     path: Annotated[str | None, typer.Option(help="folder with its files")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="pixels to resize to")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="decode to so many pixels; default: as they are")
+    ] = None,
+    encoded: Annotated[
+        bool,
+        typer.Option(
+            "--encoded",
+            help="keep pictures of any sizes encoded, in shards, and decode while training; "
+            "so it is anyway for imagenet, and where decoded images would exceed 8 GiB",
+        ),
+    ] = False,
+    shorter_side: Annotated[
+        int | None,
+        typer.Option(min=1, help="resize larger pictures to it once, and keep them encoded"),
+    ] = None,
+    jpeg_quality: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100, help="encode all pictures again; default: the bytes stay, 90 if resized"
+        ),
+    ] = None,
+    subset: Annotated[
+        bool, typer.Option("--subset", help="take a part of imagenet for a data set of its own")
+    ] = False,
     image_column: Annotated[
         str | None, typer.Option(help="of Parquet files; default: image or img")
     ] = None,
@@ -228,7 +273,7 @@ def prepare(
     download: Annotated[bool, typer.Option(help="fetch the official archive")] = False,
     store: StoreOption = _DEFAULT_STORE,
 ) -> None:
-    """Decodes a data set into the store, once."""
+    """Brings a data set into the store, once; continues where it was killed."""
     from orchestrator.datasets import Location
     from orchestrator.status import prepare_named
 
@@ -237,8 +282,37 @@ def prepare(
         image_size=image_size,
         image_column=image_column,
         label_column=label_column,
+        encoded=encoded,
+        shorter_side=shorter_side,
+        jpeg_quality=jpeg_quality,
+        subset=subset,
     )
     prepare_named(_console(), Store(store), name, location, download=download)
+
+
+@store_app.command(name="export")
+def export_(
+    out: Annotated[str, typer.Option(help="folder, good for git, or file ending in .zip")],
+    sweep: Annotated[
+        list[str] | None, typer.Option(help="name; may be repeated; default: all")
+    ] = None,
+    store: StoreOption = _DEFAULT_STORE,
+) -> None:
+    """Writes what was measured, without weights, with checksums: results for other machines."""
+    from orchestrator.storecommands import export_store
+
+    export_store(_console(), Store(store), out, sweep or [])
+
+
+@store_app.command(name="import")
+def import_(
+    bundles: Annotated[list[str], typer.Argument(help="folders or .zip files of `store export`")],
+    store: StoreOption = _DEFAULT_STORE,
+) -> None:
+    """Adds bundles to a store, verified first; what differs is shown and left as it was."""
+    from orchestrator.storecommands import import_store
+
+    import_store(_console(), Store(store), bundles)
 
 
 @app.command(hidden=True)

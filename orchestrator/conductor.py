@@ -119,6 +119,9 @@ class Conductor:
                 live.final = report
             else:
                 self._hear(live, report)
+            for warning in report.get("warnings") or []:
+                for listener in self._listeners:
+                    listener.warned(warning)
 
     def on_end(self, unit: str, *, lost: bool) -> None:
         """A trial is over: with a last word, or, when its process died, without one."""
@@ -193,14 +196,14 @@ class Conductor:
             live.first_step = int(report["first_step"])
             live.step = max(0, live.first_step - 1)
             self._tell(lambda one: one.started(live.unit, live.first_step))
-            for listener in self._listeners:
-                for warning in report.get("warnings") or []:
-                    listener.warned(warning)
         elif event == "snapshot":
             preset = float(report["preset"])
             self.ledger.provide(live.unit.snapshot_token(preset))
             accuracy, step = float(report["accuracy"]), int(report["step"])
             self._tell(lambda one: one.snapshot(live.unit, preset, step, accuracy))
+            self._tell(lambda one: one.changed(live.unit))
+        elif event == "weights":
+            self.ledger.provide(live.unit.weights_token(int(report["step"])))
             self._tell(lambda one: one.changed(live.unit))
         elif event == "checkpoint":
             self._tell(lambda one: one.changed(live.unit))
@@ -211,7 +214,7 @@ class Conductor:
         unit = live.unit
         if final["reason"] == "stopped":
             self.ledger.interrupt(unit.name)
-        elif final["reason"] == "exhausted":
+        elif final["reason"] == "exhausted" and not unit.measures:
             self._exhaust(live, [float(preset) for preset in final["missing"]])
         else:
             self.ledger.done(unit.name)

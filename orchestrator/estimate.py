@@ -1,18 +1,19 @@
-"""How long a plan will take: from steps/s that were measured, never from a guess.
+"""How long a plan will take: from rates that were measured, never from a guess.
 
-Measured in this store (rows of complete runs), or on the spot with `--calibrate`.
+Measured in this store (rows of complete runs), on the spot with `--calibrate`, or on another
+device earlier (`--device NAME`). Stopwatch rates know training steps and evaluated images apart, so
+evaluations and a teacher's validations are added; those of whole runs have them in.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,60 +21,53 @@ import pyarrow.parquet as pq
 from orchestrator import paths
 from orchestrator.errors import StoreError
 from orchestrator.plan import Plan
+from orchestrator.rates import EVALUATION, Group, Rates
 from orchestrator.store import Store
 from orchestrator.units import Unit
 from trainers.data.info import DatasetInfo
-from trainers.spec import Backbone, StudentSpec, TargetsSpec
+from trainers.schedule import evaluation_steps, steps_per_epoch
+from trainers.spec import StudentSpec, TargetsSpec
 
-if TYPE_CHECKING:
-    from trainers.data import ImageData
+__all__ = ["TEACHER_STEPS", "Estimate", "Pace", "group_of", "measured_rates"]
 
-__all__ = ["Estimate", "Group", "calibrate", "estimate", "measured_rates"]
+TEACHER_STEPS = 1_000
+"""What a teacher counts as: its search ends when it ends."""
 
 _SAMPLES = 5
 """Runs looked at for each group: their rates differ by a few per cent."""
-
-_IMAGES = 512
-"""Random images that `calibrate` trains on."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs that take about equally long a step."""
-
-    dataset: str
-    backbone: Backbone
-    batch_size: int
-    strategy: str
 
 
 @dataclass(frozen=True)
 class Estimate:
     """seconds: of one run after the other, of those whose pace is known. unknown: runs without a
-    measured pace. Teachers count with the steps of `teacher_steps` each: their searches end when
-    they end."""
+    measured pace."""
 
     seconds: float
     unknown: int
 
 
-def group_of(unit: Unit) -> Group:
+def group_of(unit: Unit, infos: Mapping[str, DatasetInfo] | None = None) -> Group:
+    """What tells a run's pace. infos: for the image size of data sets that say none."""
     spec = unit.spec
     assert not isinstance(spec, TargetsSpec)
-    strategy = spec.strategy if isinstance(spec, StudentSpec) else "teacher"
-    return Group(spec.dataset.name, spec.backbone, spec.batch_size, strategy)
+    kind = spec.strategy if isinstance(spec, StudentSpec) else unit.kind
+    info = (infos or {}).get(spec.dataset.name)
+    size = spec.dataset.image_size or (info.image_size if info else None)
+    return Group(
+        spec.dataset.name, spec.backbone, spec.batch_size, kind, size, precision=spec.precision
+    )
 
 
-def measured_rates(store: Store, plan: Plan) -> dict[Group, float]:
+def measured_rates(store: Store, plan: Plan) -> Rates:
     """Median steps/s by group, from runs of this plan that the store holds."""
     seen: dict[Group, list[float]] = defaultdict(list)
     for unit in plan.units:
         if unit.kind == "targets" or plan.work[unit.name].action != "done":
             continue
-        group = group_of(unit)
+        group = group_of(unit, plan.infos)
         if len(seen[group]) < _SAMPLES and (rate := _rate(store, unit.name)):
             seen[group].append(rate)
-    return {group: median(rates) for group, rates in seen.items() if rates}
+    return Rates(runs={group: median(rates) for group, rates in seen.items() if rates})
 
 
 def _rate(store: Store, name: str) -> float | None:
@@ -86,83 +80,85 @@ def _rate(store: Store, name: str) -> float | None:
     return last["step"] / last["wall_time_s"] if last and last["wall_time_s"] else None
 
 
-def estimate(plan: Plan, rates: Mapping[Group, float], *, teacher_steps: int = 1_000) -> Estimate:
-    """Seconds of device time that is left. A group without a rate takes the mean of its siblings
-    (same data set, backbone and batch), if there are any."""
-    seconds, unknown = 0.0, 0
-    for unit in plan.left:
-        if unit.kind == "targets":
-            continue
-        rate = rates.get(group_of(unit)) or _sibling(group_of(unit), rates)
-        steps = plan.work[unit.name].steps
-        if rate is None:
-            unknown += 1
-        else:
-            seconds += (min(steps, teacher_steps) if unit.kind == "teacher" else steps) / rate
-    return Estimate(seconds, unknown)
+class Pace:
+    """Seconds of runs by measured rates. A group without a rate takes the mean of its siblings
+    (same data set, backbone and batch), if there are any. Soft-target files count nothing: one
+    costs an epoch of evaluation. unknown: groups that were asked and have no rate."""
+
+    def __init__(
+        self,
+        rates: Rates,
+        infos: Mapping[str, DatasetInfo],
+        teacher_steps: int = TEACHER_STEPS,
+    ) -> None:
+        self._rates = rates
+        self._infos = infos
+        self._teacher_steps = teacher_steps
+        self._step_s = cache(self._measured_step_s)
+        self._image_s = cache(self._measured_image_s)
+        self.unknown: dict[Group, None] = {}
+
+    def total(self, work: Iterable[tuple[Unit, int]]) -> Estimate:
+        """Of units and the steps that each trains."""
+        seconds, unknown = 0.0, 0
+        for unit, steps in work:
+            if unit.kind != "targets":
+                own = self.seconds(unit, steps)
+                seconds, unknown = seconds + (own or 0.0), unknown + (own is None)
+        return Estimate(seconds, unknown)
+
+    def seconds(self, unit: Unit, steps: int) -> float | None:
+        """None where nothing like it was measured."""
+        group = group_of(unit, self._infos)
+        steps = min(steps, self._teacher_steps) if unit.kind == "teacher" else steps
+        whole = self._rates.runs.get(group)
+        if whole is not None:
+            return steps / whole
+        step_s = self._step_s(group)
+        if step_s is None:
+            self.unknown[dataclasses.replace(group, strategy="")] = None
+            return None
+        return steps * step_s + self._evaluated(unit, steps, group) * self._image_s(group)
+
+    def _measured_step_s(self, group: Group) -> float | None:
+        own = self._rates.steps.get(group)
+        if own is not None:
+            return 1 / own.per_s
+        rates: list[float] = [
+            rate.per_s
+            for other, rate in self._rates.steps.items()
+            if other.strategy != EVALUATION and _alike(other, group)
+        ]
+        rates = rates or [rate for other, rate in self._rates.runs.items() if _alike(other, group)]
+        return len(rates) / sum(rates) if rates else None
+
+    def _measured_image_s(self, group: Group) -> float:
+        """Seconds of an evaluated image; 0 where only whole runs were measured, which have it."""
+        for one in (group.batch_size, None):
+            for other, rate in self._rates.steps.items():
+                same_batch = one is None or other.batch_size == one
+                its = dataclasses.replace(group, batch_size=other.batch_size)
+                if other.strategy == EVALUATION and same_batch and _alike(other, its):
+                    return 1 / rate.per_s
+        return 0.0
+
+    def _evaluated(self, unit: Unit, steps: int, group: Group) -> int:
+        """Images that the run evaluates on its way."""
+        info = self._infos.get(group.dataset)
+        if info is None:
+            return 0
+        request = unit.request
+        if unit.kind == "teacher":
+            return steps // request.validate_every * (request.screen or info.num_test)
+        epoch = steps_per_epoch(info.num_train, group.batch_size)
+        return _evaluations(steps, epoch, request.evaluate_at) * info.num_test
 
 
-def _sibling(group: Group, rates: Mapping[Group, float]) -> float | None:
-    alike = [
-        rate
-        for other, rate in rates.items()
-        if dataclasses.replace(other, strategy=group.strategy) == group
-    ]
-    return sum(alike) / len(alike) if alike else None
+def _alike(one: Group, other: Group) -> bool:
+    return dataclasses.replace(one, strategy=other.strategy) == other
 
 
-def calibrate(
-    infos: Mapping[str, DatasetInfo], units: Iterable[Unit], *, steps: int = 10
-) -> dict[Group, float]:
-    """Steps/s by measuring a few steps of strategy A of each model here, on this device, on random
-    images of the data set's shape: no data is needed. Data sets of unknown shape are left out."""
-    import torch
-
-    from trainers.distributed import World
-    from trainers.engine import configure
-    from trainers.spec import Runtime
-    from trainers.student import build_engine
-
-    runtime = Runtime(device="cuda" if torch.cuda.is_available() else "cpu")
-    configure(runtime)
-    rates: dict[Group, float] = {}
-    for unit in units:
-        if not isinstance(unit.spec, StudentSpec):
-            continue
-        group = dataclasses.replace(group_of(unit), strategy="A")
-        info = infos.get(group.dataset)
-        if group in rates or info is None:
-            continue
-        dataset = dataclasses.replace(unit.spec.dataset, ipc=None, subset_seed=None)
-        spec = dataclasses.replace(
-            unit.spec, dataset=dataset, strategy="A", teacher=None, temperature=None
-        )
-        engine = build_engine(spec, _random_data(info), runtime, World())
-        for _ in range(3):  # the first steps allocate
-            engine.update()
-        began = time.perf_counter()
-        for _ in range(steps):
-            engine.update()
-        if runtime.device == "cuda":
-            torch.cuda.synchronize()
-        rates[group] = steps / (time.perf_counter() - began)
-    return rates
-
-
-def _random_data(info: DatasetInfo) -> ImageData:
-    """A few images of the data set's shape. The order of samples repeats them to fill any batch."""
-    import torch
-
-    from trainers.data import ImageData
-
-    generator = torch.Generator().manual_seed(0)
-    shape = (_IMAGES, 3, info.image_size, info.image_size)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    labels = torch.arange(_IMAGES) % info.num_classes
-    return ImageData(
-        info=info,
-        train_images=images,
-        train_labels=labels,
-        test_images=images,
-        test_labels=labels,
-    )
+@cache
+def _evaluations(steps: int, epoch: int, requested: tuple[int, ...]) -> int:
+    """Evaluations in the first `steps` of a run: of its last ones, there are about as many."""
+    return len(evaluation_steps(steps, epoch, requested)) if steps else 0

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from orchestrator.backbones import BACKBONES, OWN_BACKBONE
+from orchestrator.backbones import BACKBONES, WITH_WIDTH
 from orchestrator.errors import nearest
 from trainers.spec import AUGMENTATIONS, Augmentation
 
@@ -212,8 +212,9 @@ def _teacher_backbone(value: object) -> object:
         _known(key, ("name", "width", "stem"), "key")
     pairs: dict[str, Any] = {"name": _known(value["name"], BACKBONES, "backbone")}
     if "width" in value:
-        if pairs["name"] != OWN_BACKBONE:
-            raise ValueError(f"width belongs to {OWN_BACKBONE}; {pairs['name']} has none")
+        if pairs["name"] not in WITH_WIDTH:
+            owners = " and ".join(WITH_WIDTH)
+            raise ValueError(f"width belongs to {owners}; {pairs['name']} has none")
         width = value["width"]
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
             raise ValueError(f"width is {width!r}; it must be a whole number of at least 1")
@@ -228,7 +229,7 @@ BackboneName = Annotated[
     str,
     BeforeValidator(_backbone_name),
     WithJsonSchema(_NAME_SCHEMA),
-    Expect("resnet18 or a torchvision classification model", BACKBONES),
+    Expect("resnet18, vit_tiny or a torchvision classification model", BACKBONES),
 ]
 TeacherBackbone = Annotated[
     Any,

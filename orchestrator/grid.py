@@ -13,11 +13,21 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
-from orchestrator.backbones import OWN_BACKBONE
+from orchestrator.backbones import WITH_WIDTH
 from orchestrator.fieldtypes import Value
 from orchestrator.settings import FIELDS, INDEX
 
-__all__ = ["Condition", "Grid", "Place", "Point", "expand", "expand_grid", "matches", "projection"]
+__all__ = [
+    "Condition",
+    "Grid",
+    "Place",
+    "Point",
+    "applicable",
+    "expand",
+    "expand_grid",
+    "matches",
+    "projection",
+]
 
 Point = tuple[Value, ...]
 Condition = Mapping[str, tuple[Value, ...]]
@@ -69,7 +79,7 @@ def expand_grid(grid: Grid) -> Iterator[Point]:
         for slot, value in zip(slots, combination, strict=True):
             values[slot] = value
         if not any(test(values) for test in excluded):
-            yield _applicable(values)
+            yield applicable(values)
 
 
 def matches(condition: Condition) -> Callable[[Sequence[Value]], bool]:
@@ -93,6 +103,8 @@ _IPC = INDEX["ipc"]
 _SUBSET_SEED = INDEX["subset_seed"]
 _LOSS = INDEX["loss"]
 _CE_WEIGHT = INDEX["ce_weight"]
+_PROBE = INDEX["probe"]
+_PROBE_STEPS = INDEX["probe_steps"]
 _BACKBONE = INDEX["backbone.name"]
 _WIDTH = INDEX["backbone.width"]
 _TARGET_VIEW = INDEX["target_view"]
@@ -102,7 +114,7 @@ _WITH_TEACHER = [INDEX[name] for name in FIELDS if name.startswith("teacher.")] 
 ]
 
 
-def _applicable(values: Sequence[Value]) -> Point:
+def applicable(values: Sequence[Value]) -> Point:
     """The point with None for every field that does not apply to it."""
     point = list(values)
     if point[_STRATEGY] == "A":
@@ -114,6 +126,8 @@ def _applicable(values: Sequence[Value]) -> Point:
         point[_SUBSET_SEED] = None
     if point[_LOSS] == "decoupled":
         point[_CE_WEIGHT] = None
-    if point[_BACKBONE] != OWN_BACKBONE:
+    if point[_PROBE] == "joint":
+        point[_PROBE_STEPS] = None
+    if point[_BACKBONE] not in WITH_WIDTH:
         point[_WIDTH] = None
     return tuple(point)

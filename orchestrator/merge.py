@@ -132,7 +132,7 @@ class Merger:
         horizon = horizon_of(point, scaling.nominal)
         actual = scaling.actual(point)
         if actual is None:
-            return PlannedPoint(point, None, horizon)
+            return PlannedPoint(point, None, horizon, trained=scaling.step(horizon))
         steps = frozenset(scaling.step(step) for step in report_steps if step <= horizon)
         planned = self._add(actual, sweep, steps)
         return planned._replace(

@@ -26,8 +26,9 @@ _LIMIT = "--limit"
 def apply_overrides(
     sweep: Sweep, options: Sequence[str], infos: Mapping[str, DatasetInfo] | None = None
 ) -> Sweep:
-    """The sweep with fields set, in every grid. Evaluations and report steps beyond a horizon made
-    shorter are dropped. Raises SpecError with every problem of every option."""
+    """The sweep with fields set, in every grid; a scale comes after them, and a group has none.
+    Evaluations and report steps beyond a horizon made shorter are dropped. Raises SpecError with
+    every problem of every option."""
     problems: list[Problem] = []
     values: dict[str, Value] = {}
     for option in options:
@@ -44,8 +45,10 @@ def apply_overrides(
             values[name] = _checked(_SET, name, _parsed(_SET, name, text))
         except SpecError as error:
             problems += error.problems
+    if sweep.include and not problems:
+        return sweep
     grids = tuple(_with(grid, values) for grid in sweep.grids)
-    infos = OFFICIAL if infos is None else infos
+    infos = sweep.layout_infos(OFFICIAL if infos is None else infos)
     known = {*infos, *sweep.data}
     if values.get("dataset") not in {*known, None}:
         message = "no such data set is known to this sweep"

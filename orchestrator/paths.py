@@ -17,6 +17,9 @@ __all__ = [
     "dataset_meta",
     "datasets_dir",
     "failure",
+    "imported_json",
+    "kept_json",
+    "kept_weights",
     "lease",
     "metrics",
     "mlartifacts_dir",
@@ -34,6 +37,7 @@ __all__ = [
     "snapshot_json",
     "snapshot_weights",
     "snapshots_dir",
+    "step_name",
     "stop_flag",
     "sweep_dir",
     "sweeps_dir",
@@ -59,6 +63,11 @@ def safe_name(name: str) -> str:
 def preset_name(preset: float) -> str:
     """A teacher accuracy (percent) as it appears in file names: 30 -> `30`, 12.5 -> `12.5`."""
     return f"{preset:g}"
+
+
+def step_name(step: int) -> str:
+    """`step-00000300`: a state or weights of that step in file names, which then sort by step."""
+    return f"step-{step:08d}"
 
 
 def run_name(kind: str, key: str) -> str:
@@ -94,6 +103,11 @@ def failure(name: str) -> str:
     return f"{run_dir(name)}/failure.json"
 
 
+def imported_json(name: str) -> str:
+    """Which bundles brought parts of the run."""
+    return f"{run_dir(name)}/imported.json"
+
+
 def checkpoint_dir(name: str) -> str:
     return f"{run_dir(name)}/checkpoint"
 
@@ -114,6 +128,16 @@ def snapshot_weights(name: str, preset: float) -> str:
 def snapshot_json(name: str, preset: float) -> str:
     """Written after the weights: this file makes the snapshot exist."""
     return f"{snapshots_dir(name)}/acc-{preset_name(preset)}.json"
+
+
+def kept_weights(name: str, step: int) -> str:
+    """The weights a student kept at a step, for its probes."""
+    return f"{snapshots_dir(name)}/{step_name(step)}.safetensors"
+
+
+def kept_json(name: str, step: int) -> str:
+    """Written after the weights: this file makes them exist."""
+    return f"{snapshots_dir(name)}/{step_name(step)}.json"
 
 
 def targets_dir() -> str:

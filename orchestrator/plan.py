@@ -14,11 +14,11 @@ from orchestrator.cells import count_cells
 from orchestrator.merge import Merger, PlannedPoint
 from orchestrator.resolve import PROVISIONAL
 from orchestrator.spec import Sweep
-from orchestrator.units import Held, Unit, Work
+from orchestrator.units import KINDS, Held, Unit, Work
 from orchestrator.work import chain_steps, work_left
 from trainers.data.info import DatasetInfo
 from trainers.presets import STANDARD_PRESETS
-from trainers.spec import Backbone, StudentSpec, TargetsSpec, TeacherSpec
+from trainers.spec import Backbone, ProbeSpec, StudentSpec, TargetsSpec, TeacherSpec
 
 __all__ = ["ParameterCount", "Plan", "Unit", "make_plan"]
 
@@ -32,16 +32,17 @@ class ParameterCount(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """units: in an order in which every need comes before what needs it. points: by sweep. work:
-    what is left of each unit, by name. held: what the store has. cells: numbers the reports ask.
-    asked_steps: of all points, as if nothing were shared. provisional: data sets that nobody
-    has opened yet; keys of their runs are not final: they must be prepared before anything runs."""
+    what is left of each unit, by name. held: what the store has. cells_by: numbers that each
+    sweep's report asks. asked_steps: of all points, as if nothing were shared. provisional: data
+    sets that nobody has opened yet; keys of their runs are not final: they must be prepared before
+    anything runs."""
 
     units: tuple[Unit, ...]
     points: Mapping[str, tuple[PlannedPoint, ...]]
     work: Mapping[str, Work] = field(repr=False)
     infos: Mapping[str, DatasetInfo] = field(repr=False)
     held: Mapping[str, Held] = field(default_factory=dict, repr=False)
-    cells: int = 0
+    cells_by: Mapping[str, int] = field(default_factory=dict)
     asked_steps: int = 0
     provisional: tuple[str, ...] = ()
 
@@ -51,7 +52,8 @@ class Plan:
 
     @property
     def held_tokens(self) -> frozenset[str]:
-        """What units wait for and the store has: snapshots of teachers, soft targets."""
+        """What units wait for and the store has: snapshots of teachers, soft targets, weights that
+        students kept."""
         return frozenset(_held_tokens(self.units, self.held))
 
     def of_kind(self, kind: str) -> list[Unit]:
@@ -61,6 +63,10 @@ class Plan:
     def left(self) -> list[Unit]:
         """Units with something left to do."""
         return [unit for unit in self.units if self.work[unit.name].is_left]
+
+    @property
+    def cells(self) -> int:
+        return sum(self.cells_by.values())
 
     @property
     def num_points(self) -> int:
@@ -77,12 +83,18 @@ class Plan:
 
     @property
     def student_steps(self) -> int:
-        """Steps of all students, held ones included; sharing saves the rest of `asked_steps`."""
-        return sum(unit.request.horizon for unit in self.of_kind("student"))
+        """Steps of all students and probes, held ones included; sharing saves the rest of
+        `asked_steps`."""
+        return sum(unit.request.horizon for unit in self._to_horizon)
 
     @property
     def student_steps_left(self) -> int:
-        return sum(self.work[unit.name].steps for unit in self.of_kind("student"))
+        """Of students and probes."""
+        return sum(self.work[unit.name].steps for unit in self._to_horizon)
+
+    @property
+    def _to_horizon(self) -> list[Unit]:
+        return [unit for unit in self.units if unit.kind in ("student", "probe")]
 
     @property
     def teacher_steps_left_at_most(self) -> int:
@@ -105,7 +117,7 @@ class Plan:
         return {
             "cells": self.cells,
             "points": self.num_points,
-            "runs": {kind: len(self.of_kind(kind)) for kind in ("teacher", "targets", "student")},
+            "runs": {kind: len(self.of_kind(kind)) for kind in KINDS},
             "runs_left": len(self.left),
             "shared_across_sweeps": self.num_shared,
             "snapshots": self.num_snapshots,
@@ -130,20 +142,22 @@ def make_plan(
     held: Mapping[str, Held] | None = None,
 ) -> Plan:
     """The runs that answer all points of all sweeps, each once. held: what the store has
-    (`read_inventory`); none: an empty store.
+    (`read_inventory`); none: an empty store. Groups add nothing to their members.
 
     Raises UserError when one teacher is asked with two validation rules.
     """
     merger = Merger(infos)
+    sweeps = [sweep for sweep in sweeps if not sweep.include]
     points = {sweep.name: merger.add(sweep) for sweep in sweeps}
     units = merger.units()
+    cells = {sweep.name: count_cells(sweep, points[sweep.name], infos) for sweep in sweeps}
     return Plan(
         units=units,
         points=points,
         work=work_left(units, held or {}),
         infos=infos,
         held=held or {},
-        cells=sum(count_cells(sweep, points[sweep.name], infos) for sweep in sweeps),
+        cells_by=cells,
         asked_steps=merger.asked_steps,
         provisional=_provisional(units),
     )
@@ -153,7 +167,10 @@ def _held_tokens(units: Sequence[Unit], held: Mapping[str, Held]) -> Iterator[st
     for unit in units:
         there = held.get(unit.name)
         if there is not None and unit.kind == "teacher":
-            yield from map(unit.snapshot_token, there.presets)
+            presets = there.presets.keys() - there.weightless
+            yield from map(unit.snapshot_token, sorted(presets))
+        elif there is not None and unit.kind == "student":
+            yield from map(unit.weights_token, there.kept)
         elif there is not None and there.complete:
             yield from unit.provides
 
@@ -170,7 +187,7 @@ class _Sizes:
     def __init__(self, infos: Mapping[str, DatasetInfo], parameter_count: ParameterCount) -> None:
         self.infos = infos
         self.parameter_count = parameter_count
-        self.weights: dict[tuple[Backbone, str], int] = {}
+        self.weights: dict[tuple[Backbone, str, int], int] = {}
 
     def unit(self, unit: Unit) -> int:
         info = self.infos.get(unit.spec.dataset.name)
@@ -179,19 +196,23 @@ class _Sizes:
         if isinstance(unit.spec, TargetsSpec):
             width = 4 if unit.spec.dtype == "float32" else 2
             return info.num_train * info.num_classes * width
+        if isinstance(unit.spec, ProbeSpec):
+            return 0  # one linear layer
         weights = self._weights(unit.spec, info)
         if isinstance(unit.spec, StudentSpec):
-            return 0 if unit.keep_checkpoint == "none" else 3 * weights
+            kept = 1 if unit.request.keep_weights_at else 0  # of a probe each; mostly one
+            return weights * (kept + (0 if unit.keep_checkpoint == "none" else 3))
         highest = max(unit.request.presets)
         passed = {preset for preset in STANDARD_PRESETS if preset <= highest}
         checkpoints = int(highest // 10) + 1  # one each ten points, and the last
         return weights * (len(passed.union(unit.request.presets)) + 3 * checkpoints)
 
     def _weights(self, spec: StudentSpec | TeacherSpec, info: DatasetInfo) -> int:
-        at = (spec.backbone, info.name)
+        image_size = spec.dataset.image_size or info.image_size
+        at = (spec.backbone, info.name, image_size)
         if at not in self.weights:
             self.weights[at] = 4 * self.parameter_count(
-                spec.backbone, image_size=info.image_size, num_classes=info.num_classes
+                spec.backbone, image_size=image_size, num_classes=info.num_classes
             )
         return self.weights[at]
 
@@ -208,6 +229,7 @@ def _unit_json(unit: Unit, work: Work, chain: int) -> dict[str, Any]:
         "presets": list(unit.request.presets),
         "missing_steps": list(work.missing_steps),
         "missing_presets": list(work.missing_presets),
+        "missing_weights": list(work.missing_weights),
         "unreachable": list(work.unreachable),
         "needs": list(unit.needs),
         "workers": unit.workers,

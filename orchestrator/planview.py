@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.estimate import Estimate
+from orchestrator.estimate import TEACHER_STEPS, Estimate, Pace
+from orchestrator.labels import backbone_name
 from orchestrator.plan import Plan
 from orchestrator.progress import duration
+from orchestrator.rates import Group, Rates
+from orchestrator.sweeprows import sweep_rows, total_of
 
 __all__ = ["show_plan"]
 
 
 def show_plan(
-    console: Console, plan: Plan, estimate: Estimate | None, num_bytes: int | None
+    console: Console, plan: Plan, rates: Rates, num_bytes: int | None, notes: Iterable[str] = ()
 ) -> None:
-    """What is asked, what sharing saved, what the store has, what is left."""
+    """What is asked, what sharing saved, what the store has, what is left; of several sweeps, a row
+    each first. notes: what else a person must know."""
+    pace = Pace(rates, plan.infos)
+    if len(plan.points) > 1:
+        console.print(_sweeps(plan, pace))
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column()
-    for name, value, remark in _rows(plan, estimate, num_bytes):
+    left = pace.total((unit, plan.work[unit.name].steps) for unit in plan.left)
+    for name, value, remark in _rows(plan, left, num_bytes):
         table.add_row(name, value, remark)
     console.print(table)
     for name in plan.provisional:
@@ -31,21 +40,83 @@ def show_plan(
             f"`targetsweep data prepare {name}`",
             style="yellow",
         )
-    for line in _remarks(plan):
-        console.print(line, soft_wrap=True)
+    for line in (*notes, *_remarks(plan), *_pace_remarks(rates, pace)):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _rows(
-    plan: Plan, estimate: Estimate | None, num_bytes: int | None
-) -> list[tuple[str, str, str]]:
-    students = plan.of_kind("student")
+_COLUMNS = ("cells", "points", "runs", "shared", "steps", "snapshots", "GPU-hours")
+
+
+def _sweeps(plan: Plan, pace: Pace) -> Table:
+    """One row a sweep as if it were alone, the sum of them, and the plan, which shares."""
+    rows = sweep_rows(plan, pace)
+    total = total_of(plan, rows, pace)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("sweep", no_wrap=True)
+    for name in _COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("most shared with")
+    for row in rows:
+        numbers = (row.cells, row.points, row.runs, row.shared, row.steps, row.snapshots)
+        with_ = ", ".join(f"{name} ({n:,})" for name, n in list(row.sharers.items())[:_SHARERS])
+        table.add_row(row.name, *(f"{number:,}" for number in numbers), _hours(row.time), with_)
+    cells, points = f"{plan.cells:,}", f"{plan.num_points:,}"
+    table.add_row(
+        "sum", cells, points, f"{total.runs_before:,}", "", f"{total.steps_before:,}",
+        f"{total.snapshots_before:,}", _hours(total.time_before), style="dim",
+    )  # fmt: skip
+    table.add_row(
+        "after sharing", cells, points, f"{total.runs:,}", f"{plan.num_shared:,}",
+        f"{total.steps:,}", f"{total.snapshots:,}", _hours(total.time), style="bold",
+    )  # fmt: skip
+    table.add_row("")
+    return table
+
+
+_SHARERS = 2
+
+
+def _hours(time: Estimate) -> str:
+    """A plus stands for runs without a measured pace."""
+    if not time.seconds:
+        return "?" if time.unknown else "0"
+    text = f"{time.seconds / 3600:,.3g}" if time.seconds < 3.6e6 else f"{time.seconds / 3600:,.0f}"
+    return f"{text} + ?" if time.unknown else text
+
+
+def _pace_remarks(rates: Rates, pace: Pace) -> Iterator[str]:
+    """On what the hours rest, and what they lack."""
+    about = rates.about
+    if about:
+        yield (
+            f"hours of {about.get('device', 'a device')}, measured {about.get('date', '?')} with "
+            f"torch {about.get('torch', '?')}; {about.get('method', '')}"
+        )
+    slow = [f"{_model(group)}" for group in rates.left_out]
+    if slow:
+        yield f"too slow to measure here: {', '.join(dict.fromkeys(slow))}"
+    unknown = list(dict.fromkeys(_model(group) for group in pace.unknown))
+    if unknown and (about or rates.runs):
+        yield f"no measured pace, not in the hours: {', '.join(unknown)}"
+
+
+def _model(group: Group) -> str:
+    size = f" {group.image_size}px" if group.image_size else ""
+    precision = "" if group.precision == "fp32" else f" {group.precision}"
+    return (
+        f"{group.dataset}{size} {backbone_name(group.backbone)} batch {group.batch_size}{precision}"
+    )
+
+
+def _rows(plan: Plan, left_time: Estimate, num_bytes: int | None) -> list[tuple[str, str, str]]:
+    runs = [unit for unit in plan.units if unit.kind != "targets"]
     saved = plan.asked_steps - plan.student_steps
     kinds = Counter(unit.kind for unit in plan.left)
     left = ", ".join(f"{count} {_plural(kind, count)}" for kind, count in kinds.items())
     rows = [
         ("cells asked", f"{plan.cells:,}", "numbers in tables and figures"),
         ("grid points", f"{plan.num_points:,}", f"in {len(plan.points)} sweep(s), seeds included"),
-        ("unique runs", f"{len(students) + len(plan.of_kind('teacher')):,}", _kinds(plan)),
+        ("unique runs", f"{len(runs):,}", _kinds(plan)),
         ("shared by sweeps", f"{plan.num_shared:,}", "runs that more than one sweep asks"),
         ("teacher snapshots", f"{plan.num_snapshots:,}", ""),
         ("student steps", f"{plan.student_steps:,}", f"{saved:,} saved by sharing"),
@@ -54,26 +125,29 @@ def _rows(
     ]
     if num_bytes is not None:
         rows.append(("store, when done", _bytes(num_bytes), "checkpoints, snapshots and targets"))
-    if estimate is not None and plan.left:
-        rows.append(_time_row(estimate))
+    if plan.left:
+        rows.append(_time_row(left_time))
     return rows
 
 
-def _time_row(estimate: Estimate) -> tuple[str, str, str]:
-    if not estimate.seconds:
-        return ("device time", "?", "nothing measured yet: `plan --calibrate` measures it here")
-    remark = "one run after the other, at the measured pace; a teacher counts as 1,000 steps"
-    if estimate.unknown:
-        remark += f"; {estimate.unknown} runs without a pace"
-    return ("device time", f"{estimate.seconds / 3600:.2f} h", f"{remark} "
-            f"({duration(estimate.seconds)})")  # fmt: skip
+def _time_row(time: Estimate) -> tuple[str, str, str]:
+    if not time.seconds:
+        how = "`plan --calibrate` measures it here, `--device NAME` takes another's"
+        return ("device time", "?", f"nothing measured yet: {how}")
+    remark = "of what is left, one run after the other, at the measured pace; a teacher counts as "
+    remark += f"{TEACHER_STEPS:,} steps"
+    if time.unknown:
+        remark += f"; {time.unknown:,} runs without a pace"
+    return ("device time", f"{time.seconds / 3600:,.2f} h", f"{remark} ({duration(time.seconds)})")
 
 
 def _kinds(plan: Plan) -> str:
     teachers, students = len(plan.of_kind("teacher")), len(plan.of_kind("student"))
-    targets = len(plan.of_kind("targets"))
+    targets, probes = len(plan.of_kind("targets")), len(plan.of_kind("probe"))
+    probed = f", {probes} {_plural('probe', probes)}" if probes else ""
     return (
-        f"{teachers} {_plural('teacher', teachers)}, {students} {_plural('student', students)}; "
+        f"{teachers} {_plural('teacher', teachers)}, {students} {_plural('student', students)}"
+        f"{probed}; "
         f"{targets} soft-target {'file' if targets == 1 else 'files'}"
     )
 

@@ -153,7 +153,8 @@ class Progress(Listener):
         for name in ("step", "of", "top-1 %", "images/s", "for"):
             table.add_column(name, justify="right")
         for live in list(self._conductor.live.values())[:_ROWS]:
-            goal = f"{live.unit.request.horizon:,}" if live.unit.kind == "student" else "–"
+            is_search = live.unit.kind not in ("student", "probe")
+            goal = "–" if is_search else f"{live.unit.request.horizon:,}"
             table.add_row(
                 live.unit.label,
                 f"{live.step:,}",

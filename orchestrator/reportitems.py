@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from dashboards.layout import PSEUDO_FIELDS, Contrast, FigureItem, ReportItem, TableItem
+from dashboards.layout import (
+    PSEUDO_FIELDS,
+    ClaimItem,
+    Contrast,
+    FigureItem,
+    ReportItem,
+    TableItem,
+)
 from orchestrator.errors import Problem
 from orchestrator.fieldtypes import plain
+from orchestrator.referencefile import ReferenceFile, read_references
 from orchestrator.settings import FIELDS, BadValueError, canonical_name
 from orchestrator.sweepfile import problems_of
 from orchestrator.yamlsource import KeyPath, Source, dotted
 
-__all__ = ["read_report"]
+__all__ = ["read_report", "reference_file"]
 
-_ITEM: TypeAdapter[TableItem | FigureItem] = TypeAdapter(ReportItem)
-_LISTS = ("rows", "columns")
-_SINGLES = ("x", "hue", "style", "panel")
+Item = TableItem | FigureItem | ClaimItem
+
+_ITEM: TypeAdapter[Item] = TypeAdapter(ReportItem)
+_MODELS: dict[str, type[BaseModel]] = {
+    "table": TableItem,
+    "figure": FigureItem,
+    "claim": ClaimItem,
+}
+_LISTS = ("rows", "columns", "each")
+_SETTINGS = ("where", "of", "to")
+_SINGLES = ("x", "y", "hue", "style", "panel")
 _CONTRASTS = ("ratio", "paired")
 
 
-def read_report(
-    raw: list[Any], source: Source
-) -> tuple[tuple[TableItem | FigureItem, ...], list[Problem]]:
+def read_report(raw: list[Any], source: Source) -> tuple[tuple[Item, ...], list[Problem]]:
     """The valid items and the problems of the others."""
-    items: list[TableItem | FigureItem] = []
+    items: list[Item] = []
     problems: list[Problem] = []
     for index, entry in enumerate(raw):
         path: KeyPath = ("report", index)
@@ -37,16 +52,45 @@ def read_report(
             continue
         if any(item.name == other.name for other in items):
             message = f"{item.name!r} is the name of an earlier item"
-            at = (*path, "table" if isinstance(item, TableItem) else "figure")
-            remedy = "give each table and figure a name of its own"
+            at = (*path, next(key for key in _MODELS if key in entry))
+            remedy = "give each table, figure and claim a name of its own"
             problems.append(_problem(source, at, message, remedy))
+        if not isinstance(item, ClaimItem):
+            item, wrong = _with_references(item, source, path)
+            problems += [problem for problem in wrong if problem not in problems]
         items.append(item)
     return tuple(items), problems
 
 
+def reference_file(item: TableItem | FigureItem, source: Source) -> ReferenceFile | None:
+    """The file with the paper's numbers that `item` names, read; None when it names none."""
+    if item.reference is None:
+        return None
+    path = Path(source.file).parent / item.reference
+    if isinstance(item, TableItem):
+        return read_references(path, item.ratio)
+    return read_references(path, None).means()  # a figure draws a table's means, not its Gains
+
+
+def _with_references(
+    item: TableItem | FigureItem, source: Source, path: KeyPath
+) -> tuple[TableItem | FigureItem, list[Problem]]:
+    if item.references:
+        message = "is written by the planner; name a CSV file under `reference` instead"
+        return item, [_problem(source, (*path, "references"), message, "")]
+    file = reference_file(item, source)
+    if file is None:
+        return item, []
+    if not file.path.exists():
+        message = f"is {item.reference!r}: there is no file {file.path}"
+        remedy = "give its path relative to the sweep file"
+        return item, [_problem(source, (*path, "reference"), message, remedy)]
+    return item.model_copy(update={"references": file.references}), file.problems
+
+
 def _keys(entry: object) -> list[str]:
-    is_figure = isinstance(entry, Mapping) and "figure" in entry
-    models: list[type[BaseModel]] = [FigureItem if is_figure else TableItem, Contrast]
+    key = next((key for key in _MODELS if isinstance(entry, Mapping) and key in entry), "table")
+    models: list[type[BaseModel]] = [_MODELS[key], Contrast]
     return [name for model in models for name in model.model_fields]
 
 
@@ -71,10 +115,13 @@ def _one_spelling(entry: object) -> object:
     for key in _CONTRASTS:
         if isinstance(item.get(key), Mapping):
             item[key] = _contrast(item[key])
-    if isinstance(item.get("where"), Mapping):
-        item["where"] = {
-            _full(name): _values(_full(name), value) for name, value in item["where"].items()
-        }
+    if isinstance(item.get("heads"), Mapping):
+        item["heads"] = {_full(name): text for name, text in item["heads"].items()}
+    for key in _SETTINGS:
+        if isinstance(item.get(key), Mapping):
+            item[key] = {_full(name): _values(_full(name), v) for name, v in item[key].items()}
+    if isinstance(item.get("tests"), list):  # a claim's
+        item["tests"] = [_one_spelling(test) for test in item["tests"]]
     return item
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dashboards.layout import PSEUDO_FIELDS, FigureItem, TableItem, unknown_fields
+from dashboards.layout import PSEUDO_FIELDS, ClaimItem, FigureItem, TableItem, unknown_fields
 from orchestrator.durations import as_steps
 from orchestrator.errors import Problem, nearest
 from orchestrator.fieldtypes import plain
@@ -14,7 +14,7 @@ from orchestrator.settings import FIELDS, INDEX, NUM_REPORTED, UNREPORTED
 from orchestrator.yamlsource import KeyPath, Source, dotted
 from trainers.data.info import DatasetInfo
 
-__all__ = ["REPORTED", "check_report", "horizon_of", "item_points"]
+__all__ = ["REPORTED", "check_report", "horizon_of", "item_points", "student_horizon"]
 
 REPORTED: frozenset[str] = frozenset(FIELDS) - frozenset(UNREPORTED)
 """Fields that a report may name."""
@@ -22,6 +22,9 @@ REPORTED: frozenset[str] = frozenset(FIELDS) - frozenset(UNREPORTED)
 Item = TableItem | FigureItem
 _SEED = INDEX["seed"]
 _STEPS = INDEX["training.steps"]
+_PROBE = INDEX["probe"]
+_PROBE_STEPS = INDEX["probe_steps"]
+_PROBE_EPOCHS = "10 epochs"
 _DATASET = INDEX["dataset"]
 _BATCH_SIZE = INDEX["training.batch_size"]
 
@@ -36,7 +39,16 @@ def item_points(item: Item, points: Sequence[Point]) -> list[Point]:
 
 
 def horizon_of(point: Point, infos: Mapping[str, DatasetInfo]) -> int:
-    """The point's last step; 0 while its epochs cannot be counted."""
+    """The last step of the run that answers the point, its student's or its probe's; 0 while its
+    epochs cannot be counted."""
+    if point[_PROBE] == "joint":
+        return student_horizon(point, infos)
+    steps = _PROBE_EPOCHS if point[_PROBE_STEPS] is None else point[_PROBE_STEPS]
+    return as_steps(steps, infos.get(point[_DATASET]), point[_BATCH_SIZE]) or 0
+
+
+def student_horizon(point: Point, infos: Mapping[str, DatasetInfo]) -> int:
+    """The last step that the point asks of its student."""
     return as_steps(point[_STEPS], infos.get(point[_DATASET]), point[_BATCH_SIZE]) or 0
 
 
@@ -50,14 +62,17 @@ def _listed(wanted: Any) -> list[Any]:
 
 
 def check_report(
-    report: Sequence[Item],
+    report: Sequence[Item | ClaimItem],
     points: Sequence[Point],
     source: Source,
     infos: Mapping[str, DatasetInfo],
 ) -> list[Problem]:
-    """Items about fields, values or steps that no point has, and cells that would mix points."""
+    """Items about fields, values or steps that no point has, and cells that would mix points.
+    Claims have no cells of their own: what they lack, they say themselves."""
     problems: list[Problem] = []
     for index, item in enumerate(report):
+        if isinstance(item, ClaimItem):
+            continue
         check = _ItemCheck(item, points, ("report", index), source, infos)
         problems += list(check.problems())
     return problems
@@ -100,7 +115,7 @@ class _ItemCheck:
         """Where the item names a field."""
         if name in self.item.where:
             return ("where", name)
-        for key in ("rows", "columns", "x", "hue", "style", "panel"):
+        for key in ("rows", "columns", "x", "y", "hue", "style", "panel"):
             value = getattr(self.item, key, None)
             if value == name or (isinstance(value, tuple) and name in value):
                 return (key,)

@@ -10,19 +10,21 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from orchestrator.backbones import OWN_BACKBONE
+from orchestrator.backbones import WITH_WIDTH
 from orchestrator.durations import as_steps
 from orchestrator.fieldtypes import Value, as_mapping
 from orchestrator.grid import Point, projection
 from orchestrator.identity import run_key
 from orchestrator.settings import FIELDS, INDEX
-from trainers.data.info import DatasetInfo
+from trainers.data.info import PROVISIONAL, DatasetInfo
 from trainers.spec import (
     AUGMENTATIONS,
     AdamW,
     Augmentation,
     Backbone,
     Dataset,
+    ProbeSpec,
+    StudentRef,
     StudentSpec,
     TargetsSpec,
     TeacherRef,
@@ -31,9 +33,6 @@ from trainers.spec import (
 )
 
 __all__ = ["PROVISIONAL", "Resolver", "Teacher"]
-
-PROVISIONAL = "provisional"
-"""Fingerprint of a data set that nobody has opened yet. Keys made with it are not final."""
 
 _PATCHED = ("vit_", "maxvit")
 """Backbones whose first layer cuts patches: they have one stem, so one key."""
@@ -58,10 +57,8 @@ class Resolver:
 
     def __init__(self, infos: Mapping[str, DatasetInfo]) -> None:
         self.infos = infos
-        self._dataset = _remembered(self._make_dataset, ("dataset", "ipc", "subset_seed", "seed"))
-        self._backbone = _remembered(
-            self._make_backbone, ("dataset", "backbone.name", "backbone.width", "backbone.stem")
-        )
+        self._dataset = _remembered(self._make_dataset, _DATASET_FIELDS)
+        self._backbone = _remembered(self._make_backbone, _BACKBONE_FIELDS)
         self._augmentation = _remembered(_augmentation, ("augmentation",))
         self._optimizer = _remembered(_adamw, ("training.lr", "training.weight_decay"))
         self._teacher = _remembered(self._make_teacher, _TEACHER_FIELDS)
@@ -90,6 +87,19 @@ class Resolver:
             precision=precision,
         )
 
+    def probe(self, student: StudentSpec, key: str, step: int) -> ProbeSpec:
+        """The probe of what `student`, whose key is `key`, is after `step` steps."""
+        return ProbeSpec(
+            student=StudentRef(key=key, step=step),
+            dataset=student.dataset,
+            backbone=student.backbone,
+            augmentation=student.augmentation,
+            optimizer=student.optimizer,
+            batch_size=student.batch_size,
+            seed=student.seed,
+            precision=student.precision,
+        )
+
     def teacher(self, point: Point) -> Teacher | None:
         """None under strategy A."""
         return None if point[_STRATEGY] == "A" else self._teacher(point)
@@ -104,32 +114,45 @@ class Resolver:
             num_classes=info.num_classes if info else 1,
         )
 
-    def _make_dataset(self, name: str, ipc: Value, subset_seed: int | None, seed: int) -> Dataset:
+    def _make_dataset(
+        self, name: str, image_size: int | None, ipc: Value, subset_seed: int | None, seed: int
+    ) -> Dataset:
+        full = self._full_dataset(name, image_size)
         info = self.infos.get(name)
         # All images of a balanced data set are the data set.
         whole = info is not None and info.balanced and ipc == info.smallest_class
         if ipc == "full" or whole:
-            return self._full_dataset(name)
+            return full
         subset_seed = seed if subset_seed is None else subset_seed
-        return dataclasses.replace(self._full_dataset(name), ipc=ipc, subset_seed=subset_seed)
+        return dataclasses.replace(full, ipc=ipc, subset_seed=subset_seed)
 
-    def _full_dataset(self, name: str) -> Dataset:
+    def _full_dataset(self, name: str, image_size: int | None) -> Dataset:
         info = self.infos.get(name)
-        return Dataset(name=name, fingerprint=info.fingerprint if info else PROVISIONAL)
+        if info is None:
+            return Dataset(name=name, fingerprint=PROVISIONAL, image_size=image_size)
+        own = image_size in (None, info.image_size)  # a data set's own size goes without saying
+        return Dataset(
+            name=name, fingerprint=info.fingerprint, image_size=None if own else image_size
+        )
 
-    def _make_backbone(self, dataset: str, name: str, width: int | None, stem: str) -> Backbone:
+    def _make_backbone(
+        self, dataset: str, image_size: int | None, name: str, width: int | None, stem: str
+    ) -> Backbone:
         if name.startswith(_PATCHED):
             stem = "standard"
         if stem == "auto":
             info = self.infos.get(dataset)
-            stem = "small" if info is None or info.image_size <= _SMALL_IMAGE else "standard"
+            size = image_size or (info.image_size if info else 0)
+            stem = "small" if size <= _SMALL_IMAGE else "standard"
+        if width == WITH_WIDTH.get(name):
+            width = None  # torchvision's own model
         return Backbone(name=name, width=width, stem=stem)  # type: ignore[arg-type]
 
     def _make_teacher(self, *values: Value) -> Teacher:
         get = dict(zip(_TEACHER_FIELDS, values, strict=True))
         batch = get["teacher.batch_size"] or get["training.batch_size"]
         spec = TeacherSpec(
-            dataset=self._full_dataset(get["dataset"]),
+            dataset=self._full_dataset(get["dataset"], get["image_size"]),
             backbone=self._teacher_backbone(get),
             augmentation=_augmentation(get["teacher.augmentation"]),
             optimizer=_adamw(
@@ -150,21 +173,29 @@ class Resolver:
         return Teacher(spec, ref, as_steps(get["teacher.max_steps"], info, batch) or 1)
 
     def _teacher_backbone(self, get: Mapping[str, Value]) -> Backbone:
-        dataset, own = get["dataset"], get["teacher.backbone"]
+        own = get["teacher.backbone"]
         if own is None:
-            names = ("backbone.name", "backbone.width", "backbone.stem")
-            return self._make_backbone(dataset, *(get[name] for name in names))
+            return self._make_backbone(*(get[name] for name in _BACKBONE_FIELDS))
         choice = as_mapping(own)
         width = choice.get("width", FIELDS["backbone.width"].default)
         return self._make_backbone(
-            dataset,
+            get["dataset"],
+            get["image_size"],
             choice["name"],
-            width if choice["name"] == OWN_BACKBONE else None,
+            width if choice["name"] in WITH_WIDTH else None,
             choice.get("stem", "auto"),
         )
 
 
 _STRATEGY = INDEX["strategy"]
+_DATASET_FIELDS = ("dataset", "image_size", "ipc", "subset_seed", "seed")
+_BACKBONE_FIELDS = (
+    "dataset",
+    "image_size",
+    "backbone.name",
+    "backbone.width",
+    "backbone.stem",
+)
 _STUDENT_FIELDS = (
     "strategy",
     "training.batch_size",
@@ -178,10 +209,7 @@ _STUDENT_FIELDS = (
     "training.precision",
 )
 _TEACHER_FIELDS = (
-    "dataset",
-    "backbone.name",
-    "backbone.width",
-    "backbone.stem",
+    *_BACKBONE_FIELDS,
     "training.batch_size",
     "training.lr",
     "training.weight_decay",

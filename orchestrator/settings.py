@@ -54,9 +54,10 @@ class _Group(BaseModel):
 
 class BackboneSettings(_Group):
     name: BackboneName = "resnet18"
-    """φ: the paper's ResNet-18, or a torchvision classification model without its classifier."""
+    """φ: the paper's ResNet-18, our vit_tiny, or a torchvision classification model without its
+    classifier."""
     width: Count = 64
-    """Channels of ResNet-18's first stage; no other backbone has it."""
+    """Channels of the first stage of resnet18 or resnet50; no other backbone has it."""
     stem: Stem = "auto"
     """small (3×3, stride 1, no max-pool) or standard; auto: small up to 64 pixels."""
 
@@ -115,6 +116,8 @@ class ScalingSettings(_Group):
 class Settings(_Group):
     dataset: str | None = None
     """An official data set or one that `data:` locates; must be given."""
+    image_size: Count | None = None
+    """Pixels of the images that are trained on and evaluated; null: the data set's own size."""
     backbone: BackboneSettings = BackboneSettings()
     strategy: StrategyName | None = None
     """A: one-hot per class; B: a soft target per augmented view; C: per sample. Must be given."""
@@ -132,6 +135,12 @@ class Settings(_Group):
     loss: Literal["decoupled", "joint"] = "decoupled"
     """joint: the linear classifier's loss, weighted by ce_weight, reaches the backbone too."""
     ce_weight: NonNegative = 1.0
+    probe: Literal["joint", "offline"] = "joint"
+    """What a point's h is. joint: the student's own, trained with it on detached features. offline:
+    one trained afterwards on the student's backbone, frozen as it is after training.steps."""
+    probe_steps: Duration | None = None
+    """How long an offline probe trains; null: 10 epochs. Such a point's steps in a report are the
+    probe's; training.evaluate_at and evaluate_every are its student's."""
     target_view: Literal["plain"] = "plain"
     """What strategy C's targets are computed on: the un-augmented sample."""
     teacher: TeacherSettings = TeacherSettings()
@@ -237,6 +246,7 @@ UNREPORTED: tuple[str, ...] = (
     "teacher.max_steps",
     "training.evaluate_at",
     "training.evaluate_every",
+    "probe_steps",
     "scaling.workers",
     "scaling.teacher_workers",
     "keep_checkpoint",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from rich.table import Table
 from dashboards.errors import ReportError
 from dashboards.report import write_report
 from orchestrator import paths
-from orchestrator.datasets import Location, locations_of, prepare_dataset
+from orchestrator.datasets import Location, is_encoded, locations_of, prepare_dataset
 from orchestrator.errors import StoreError, UserError
 from orchestrator.lease import Lease, holder
 from orchestrator.machine import checks
+from orchestrator.scalefile import load_scale
 from orchestrator.store import Store
 from orchestrator.units import provider, snapshot_token
 
@@ -42,7 +43,7 @@ def show_status(console: Console, store: Store) -> None:
     for column in _COLUMNS:
         table.add_column(column, justify="right")
     for name in sweep_names(store):
-        counts = Counter(run_states(store, store.read_json(paths.plan_json(name)) or {}).values())
+        counts = Counter(run_states(store, _with_members(store, name)).values())
         counts["runs"] = counts.total()
         table.add_row(name, *(f"{counts[column]:,}" for column in _COLUMNS))
     console.print(table)
@@ -51,23 +52,56 @@ def show_status(console: Console, store: Store) -> None:
 _COLUMNS = ("runs", "done", "begun", "failed", "blocked", "to do")
 
 
+def _with_members(store: Store, name: str) -> dict[str, Any]:
+    """A sweep's plan.json; a group's with the points of its members."""
+    plan = store.read_json(paths.plan_json(name)) or {}
+    members = [store.read_json(paths.plan_json(member)) or {} for member in plan.get("include", ())]
+    return plan | {"points": [p for one in (plan, *members) for p in one.get("points", ())]}
+
+
 def run_states(store: Store, plan: Mapping[str, Any]) -> dict[str, str]:
-    """The students of a plan and the teachers behind them, each done, begun, failed, blocked (a
-    student whose teacher failed to give its snapshot) or to do."""
+    """The students and probes of a plan, and the teachers and students behind them: each done,
+    begun, failed, blocked (by a teacher or student that failed to give what it waits for) or to
+    do."""
     horizons: dict[str, int] = {}
     tokens: dict[str, str] = {}
-    for point in plan["points"]:
-        horizons[point["run"]] = max(point["horizon"], horizons.get(point["run"], 0))
-        if point.get("snapshot"):
-            tokens[point["run"]] = point["snapshot"]
+    probed: dict[str, str] = {}
+    for run, horizon, snapshot, weights in _asked(plan):
+        horizons[run] = max(horizon, horizons.get(run, 0))
+        if snapshot:
+            tokens[run] = snapshot
+        if weights:
+            probed[run] = weights
     lost: set[str] = set()
     states: dict[str, str] = {}
     for teacher, presets in _presets(tokens.values()).items():
         states[teacher], missing = _teacher_state(store, teacher, presets)
         lost |= {snapshot_token(teacher, float(preset)) for preset in missing}
     for run, horizon in horizons.items():
-        states[run] = _student_state(store, run, horizon, is_lost=tokens.get(run) in lost)
+        if run in probed:
+            is_lost = states[provider(probed[run])] in ("failed", "blocked")
+        else:
+            is_lost = tokens.get(run) in lost
+        states[run] = _state(store, run, horizon, is_lost=is_lost)
     return states
+
+
+def _asked(plan: Mapping[str, Any]) -> Iterator[tuple[str, int, str | None, str | None]]:
+    """(run, horizon, snapshot token, token of a student's weights) of the students, then of the
+    probes of the plan's points; students behind probes come with the probes' step."""
+    probes = []
+    for point in plan["points"]:
+        if point["run"] is None:
+            continue  # nothing a scaled sweep could train
+        weights = point.get("weights")
+        horizon = point.get("actual", {}).get("horizon", point["horizon"])
+        if weights:
+            student, _, step = weights.partition("/step-")
+            yield student, int(step), point.get("snapshot"), None
+            probes.append((point["run"], horizon, None, weights))
+        else:
+            yield point["run"], horizon, point.get("snapshot"), None
+    yield from probes
 
 
 def _presets(tokens: Iterable[str]) -> dict[str, set[str]]:
@@ -91,7 +125,7 @@ def _teacher_state(store: Store, teacher: str, presets: set[str]) -> tuple[str, 
     return _begun(store, teacher), set()
 
 
-def _student_state(store: Store, run: str, horizon: int, *, is_lost: bool) -> str:
+def _state(store: Store, run: str, horizon: int, *, is_lost: bool) -> str:
     result = _json(store, paths.result(run))
     if result and result.get("status") == "complete" and result.get("horizon", 0) >= horizon:
         return "done"
@@ -111,11 +145,18 @@ def _json(store: Store, rel: str) -> dict[str, Any] | None:
         return None
 
 
-def report_sweeps(console: Console, store: Store, names: Sequence[str], out: str | None) -> None:
-    """Reports of the named sweeps (all, when none is). out: for one sweep, its folder."""
+def report_sweeps(
+    console: Console, store: Store, names: Sequence[str], out: str | None, scale: str | None = None
+) -> None:
+    """Reports of the named sweeps (all, when none is). out: for one sweep, its folder. scale: a
+    scale file; the reports are then those of the sweeps' pilots."""
     from orchestrator.sweeping import publish
 
     known = sweep_names(store)
+    if scale is not None:
+        suffix = f"-{load_scale(scale).name}"
+        names = [name.removesuffix(suffix) + suffix for name in names]
+        known = [name for name in known if name.endswith(suffix)] or known
     for name in names or known:
         if name not in known:
             raise UserError(f"the store has no sweep {name!r}", f"it has {', '.join(known)}")
@@ -170,7 +211,9 @@ def prepare_named(
 ) -> None:
     with Lease(store, f"targetsweep data prepare {name}"):
         info = prepare_dataset(store, paths.safe_name(name), location, console, download=download)
+        encoded = is_encoded(store, name)
+    form = "pictures, encoded," if encoded else f"images of {info.image_size} pixels,"
     console.print(
-        f"{name}: {info.num_train:,} training and {info.num_test:,} test images of "
-        f"{info.image_size} pixels, {info.num_classes} classes, fingerprint {info.fingerprint[:16]}"
+        f"{name}: {info.num_train:,} training and {info.num_test:,} test {form} "
+        f"{info.num_classes} classes, fingerprint {info.fingerprint[:16]}"
     )

@@ -12,29 +12,47 @@ from pydantic_core import ErrorDetails
 from orchestrator.errors import Problem, nearest
 from orchestrator.yamlsource import KeyPath, Source, dotted
 
-__all__ = ["DataLocation", "GridFile", "SweepFile", "problems_of", "read_sections"]
+__all__ = [
+    "DataLocation",
+    "GridFile",
+    "GroupFile",
+    "Section",
+    "SweepFile",
+    "SweepName",
+    "problems_of",
+    "read_sections",
+]
 
 SweepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=80)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class DataLocation(_Section):
+class DataLocation(Section):
     """Where a data set lies. Never part of a key: the content's fingerprint is."""
 
     path: str | None = None
     """Folder of its files, relative to this one; null: what the store holds, or `digits`."""
     image_size: Annotated[int, Field(ge=1)] | None = None
-    """Pixels that images are resized to; null: as they are, or the data set's own rule."""
+    """Pixels that images are resized to when they are decoded; null: as they are."""
+    encoded: bool = False
+    """Keep the pictures encoded and decode them while training, whatever their sizes; so it is
+    without being asked for imagenet, and where the decoded images would exceed 8 GiB."""
+    shorter_side: Annotated[int, Field(ge=1)] | None = None
+    """Of encoded pictures: larger ones are resized to it once, smaller ones stay as they are."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Of encoded pictures: all are encoded again as JPEG; null: only those that are resized."""
+    subset: bool = False
+    """These are not all pictures of imagenet, and that is meant."""
     image_column: str | None = None
     """Column of Parquet files with the images; null: `image` or `img`."""
     label_column: str | None = None
     """Column of Parquet files with the labels; null: `label` or `fine_label`."""
 
 
-class GridFile(_Section):
+class GridFile(Section):
     """One grid: every combination of its axes, less the excluded ones."""
 
     name: str = ""
@@ -46,7 +64,7 @@ class GridFile(_Section):
     """Settings of this grid alone."""
 
 
-class SweepFile(_Section):
+class SweepFile(Section):
     """A sweep: which runs are wanted and what is to be reported of them."""
 
     name: SweepName
@@ -58,7 +76,23 @@ class SweepFile(_Section):
     """Where data sets lie, by name."""
     grids: list[Any] = Field(default_factory=list)
     """The sweep is the union of its grids; none: the one point that `set` describes."""
+    scale: Any = None
+    """Makes the sweep a pilot: a scale file, relative to this one, or its keys."""
     report: list[Any] = Field(default_factory=list)
+
+
+class GroupFile(Section):
+    """A group: several sweeps under one name, with one report over all of them."""
+
+    name: SweepName
+    title: str = ""
+    description: str = ""
+    include: Annotated[list[str], Field(min_length=1)]
+    """Sweep files and groups, relative to this file; each stands for itself."""
+    scale: Any = None
+    """Makes every sweep of the group a pilot: a scale file, or its keys."""
+    report: list[Any] = Field(default_factory=list)
+    """Claims only: tables and figures belong to the sweeps."""
 
 
 def read_sections(

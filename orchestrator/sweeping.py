@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from dashboards.errors import ReportError
 from dashboards.report import ReportPaths, write_report
 from dashboards.results import load_plan, load_results
 from orchestrator import paths
+from orchestrator.conclusion import InterruptedByUser, command, conclude, stopped_text
 from orchestrator.conductor import Listener
 from orchestrator.datasets import (
     Location,
@@ -30,16 +29,18 @@ from orchestrator.datasets import (
     wanted_datasets,
 )
 from orchestrator.driver import DriveOptions, Outcome, check_machine, check_options, drive
-from orchestrator.errors import RunsFailedError, StoreInUseError, TargetsweepError, UserError
+from orchestrator.errors import StoreInUseError, UserError
 from orchestrator.inventory import read_inventory
 from orchestrator.lease import Lease, holder
-from orchestrator.ledger import Entry
+from orchestrator.measure import bind_presets, measuring_plan
 from orchestrator.overrides import apply_overrides, limit_sweeps, parse_limit
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plandocument import plan_document
 from orchestrator.progress import Progress
 from orchestrator.prune import prune_checkpoints
 from orchestrator.resolve import PROVISIONAL
+from orchestrator.scalefile import load_scale
+from orchestrator.scaling import scale_sweep
 from orchestrator.spec import Sweep, load_sweeps
 from orchestrator.store import Store
 from orchestrator.tracking import Tracker
@@ -47,7 +48,7 @@ from orchestrator.tracking_writer import TrackingWriter
 from orchestrator.units import Unit
 from trainers.data.info import DatasetInfo
 
-__all__ = ["Asked", "limited", "publish", "read_asked", "run_sweeps", "store_plan"]
+__all__ = ["Asked", "bound", "limited", "publish", "read_asked", "run_sweeps", "store_plan"]
 
 _CLOSE_S = 60.0
 """How long the end of a sweep waits for MLflow before it leaves the rest to `sync`."""
@@ -55,9 +56,10 @@ _CLOSE_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What the command line asked: files, restrictions, overrides, data folders."""
+    """What the command line asked: files, a scale file, restrictions, overrides, data folders."""
 
     files: Sequence[str]
+    scale: str | None = None
     limits: Sequence[str] = ()
     overrides: Sequence[str] = ()
     data: Sequence[str] = ()
@@ -72,13 +74,14 @@ def read_asked(
     set of an asked name.
     """
     located = [option.partition("=")[0] for option in asked.data]
-    sweeps = load_sweeps(asked.files, known_infos(store, {}), located)
+    scale = load_scale(asked.scale) if asked.scale else None
+    sweeps = load_sweeps(asked.files, known_infos(store, {}), located, scale)
     locations = locations_of(sweeps, asked.data)
     infos = known_infos(store, locations)
-    sweeps = load_sweeps(asked.files, infos, located)
+    sweeps = load_sweeps(asked.files, infos, located, scale)
     sweeps = [apply_overrides(sweep, list(asked.overrides), infos) for sweep in sweeps]
     check_locations(sweeps, locations, store)
-    return sweeps, infos, locations
+    return [scale_sweep(sweep, infos) for sweep in sweeps], infos, locations
 
 
 def limited(sweeps: Sequence[Sweep], asked: Asked) -> list[Sweep]:
@@ -90,6 +93,29 @@ def store_plan(sweeps: Sequence[Sweep], infos: Mapping[str, DatasetInfo], store:
     """The plan, less what the store holds."""
     plan = make_plan(sweeps, infos)
     return plan.subtract(read_inventory(store, plan.units))
+
+
+def bound(
+    sweeps: Sequence[Sweep], infos: Mapping[str, DatasetInfo], store: Store, *, assume: bool
+) -> list[Sweep]:
+    """The sweeps with the teacher columns of measured pilots mapped by what the store holds.
+    assume: those of teachers that are not measured yet count as reached."""
+    return bind_presets(sweeps, _measuring(sweeps, infos, store), assume=assume)
+
+
+def _measuring(
+    sweeps: Sequence[Sweep],
+    infos: Mapping[str, DatasetInfo],
+    store: Store,
+    only: Sequence[Sweep] | None = None,
+) -> Plan:
+    teachers = measuring_plan(sweeps, infos, only=only).units
+    if not teachers:
+        return _EMPTY
+    return measuring_plan(sweeps, infos, read_inventory(store, teachers), only)
+
+
+_EMPTY = Plan(units=(), points={}, work={}, infos={})
 
 
 def run_sweeps(
@@ -104,28 +130,57 @@ def run_sweeps(
     limited(sweeps, asked)
     check_options(options)
     check_sources(sweeps, locations, store)
-    outcome, is_free = None, True
+    outcomes: list[Outcome] = []
     try:
         with Lease(store, " ".join(["targetsweep", *sys.argv[1:]])) as lease:
             store.sweep_temporaries()
             if _prepare(sweeps, infos, locations, store, console):
                 sweeps, infos, locations = read_asked(asked, store)
+            hands = _Hands(store, options, console, tracking_uri, lease)
+            measuring = _measuring(sweeps, infos, store, limited(sweeps, asked))
+            if measuring.left:
+                _check_all(sweeps, infos, asked, options)
+                _write_plans(bound(sweeps, infos, store, assume=False), infos, store)
+                console.print("first the teachers, to see which columns they can fill")
+                outcomes += hands.drive(measuring)
+            sweeps = bound(sweeps, infos, store, assume=False)
             plan = store_plan(limited(sweeps, asked), infos, store)
             check_machine(plan.left, options)
             prune_checkpoints(store, plan)
-            _write_plans(sweeps, make_plan(sweeps, infos) if asked.limits else plan, store)
-            if plan.left:
-                outcome, is_free = _drive(plan, store, options, console, tracking_uri, lease)
+            _write_plans(sweeps, infos, store, None if asked.limits else plan)
+            if any(outcome.interrupted for outcome in outcomes):
+                console.print("the students wait for their teachers")
+            elif plan.left:
+                outcomes += hands.drive(plan)
             else:
                 console.print(f"nothing to train: {len(plan.units)} units are done or cannot be")
-            _publish_all(sweeps, store, console, tracking_uri, is_free=is_free)
+            _publish_all(sweeps, store, console, tracking_uri, is_free=hands.is_free)
     except KeyboardInterrupt:  # before the first trial, or after the last
-        raise InterruptedByUser(_stopped_text()) from None
-    _conclude(plan, outcome)
+        raise InterruptedByUser(stopped_text()) from None
+    conclude(plan, outcomes)
 
 
-def _write_plans(sweeps: Sequence[Sweep], whole: Plan, store: Store) -> None:
-    """What a report shows is the whole sweep, also where `--limit` trains a part of it."""
+def _check_all(
+    sweeps: Sequence[Sweep],
+    infos: Mapping[str, DatasetInfo],
+    asked: Asked,
+    options: DriveOptions,
+) -> None:
+    """Before the teachers are measured: nothing that comes after them may turn out not to fit."""
+    teachers = measuring_plan(sweeps, infos)
+    whole = make_plan(limited(bind_presets(sweeps, teachers, assume=True), asked), infos)
+    check_machine(whole.left, options)
+
+
+def _write_plans(
+    sweeps: Sequence[Sweep],
+    infos: Mapping[str, DatasetInfo],
+    store: Store,
+    whole: Plan | None = None,
+) -> None:
+    """What a report shows is the whole sweep, also where `--limit` trains a part of it. whole: the
+    plan of all of them, if it is made already."""
+    whole = make_plan(sweeps, infos) if whole is None else whole
     for sweep in sweeps:
         document = json.dumps(plan_document(sweep, whole), indent=1)  # in the file's order
         store.write_bytes(paths.plan_json(sweep.name), document.encode())
@@ -149,6 +204,25 @@ def _prepare(
     return new
 
 
+@dataclass
+class _Hands:
+    """Drives one plan after the other. is_free: whether MLflow may be written to: a writer that
+    hangs keeps it to itself."""
+
+    store: Store
+    options: DriveOptions
+    console: Console
+    tracking_uri: str | None
+    lease: Lease
+    is_free: bool = True
+
+    def drive(self, plan: Plan) -> list[Outcome]:
+        place = (self.store, self.options, self.console, self.tracking_uri, self.lease)
+        outcome, is_free = _drive(plan, *place, self.is_free)
+        self.is_free = self.is_free and is_free
+        return [] if outcome is None else [outcome]
+
+
 def _drive(
     plan: Plan,
     store: Store,
@@ -156,8 +230,9 @@ def _drive(
     console: Console,
     tracking_uri: str | None,
     lease: Lease,
-) -> tuple[Outcome, bool]:
-    """What became of the units, and whether MLflow may be written to.
+    is_free: bool,
+) -> tuple[Outcome | None, bool]:
+    """What became of the units, and whether MLflow may (still) be written to.
 
     Raises StoreInUseError when the store was taken away meanwhile: nothing may be written then, not
     even a report.
@@ -165,11 +240,12 @@ def _drive(
     done_before = sum(plan.work[unit.name].action == "done" for unit in plan.units)
     progress = Progress(console, done_before=done_before)
     console.print(f"{len(plan.left)} of {len(plan.units)} units to do, {done_before} done before")
-    tracking = _Tracking(store, tracking_uri, progress.warned)
+    tracking = _Tracking(store, tracking_uri, progress.warned) if is_free else None
     try:
-        outcome = drive(plan, store, options, progress, [tracking], lost=lease.lost)
+        listeners = [tracking] if tracking else []
+        outcome = drive(plan, store, options, progress, listeners, lost=lease.lost)
     finally:
-        is_free = tracking.close()
+        is_free = tracking is not None and tracking.close()
     if lease.lost.is_set():
         raise StoreInUseError(f"{store.uri} was taken over by {holder(store) or 'another driver'}")
     return outcome, is_free
@@ -256,7 +332,10 @@ def publish(sweep: str, store: Store, console: Console) -> ReportPaths | None:
 def track_results(
     tracker: Tracker, store: Store, sweeps: Sequence[str], *, force: bool = False
 ) -> list[str]:
-    """Brings MLflow up to the store: runs, aggregates, reports; what was repaired, line by line."""
+    """Brings MLflow up to the store: runs, aggregates, reports; what was repaired, line by line.
+    Groups are no experiments: their members are."""
+    plans = {name: store.read_json(paths.plan_json(name)) or {} for name in sweeps}
+    sweeps = [name for name, plan in plans.items() if not plan.get("include")]
     found = tracker.sync(sweeps, force=force)
     for sweep in sweeps:
         tracker.aggregates(sweep, aggregate(load_results(store.uri, load_plan(store.uri, sweep))))
@@ -268,62 +347,4 @@ def track_results(
 def _tracking_command(verb: str, store: Store, uri: str | None) -> str:
     """uri: as given to this command; what the environment says, the next one reads there too."""
     given = [] if uri in (None, os.environ.get("MLFLOW_TRACKING_URI")) else ["--tracking-uri", uri]
-    return _command(verb, "--store", store.uri, *given)
-
-
-def _command(*arguments: str) -> str:
-    """A command line that works from here, also without the environment activated."""
-    name = "targetsweep" if shutil.which("targetsweep") else sys.argv[0]
-    return shlex.join([name, *arguments])
-
-
-def _conclude(plan: Plan, outcome: Outcome | None) -> None:
-    """The exit status, as an exception; silence means success."""
-    if outcome is not None and outcome.interrupted:
-        raise InterruptedByUser(_stopped_text())
-    known = [unit for unit in plan.units if plan.work[unit.name].action in ("exhausted", "blocked")]
-    if outcome is None:
-        if known:
-            raise RunsFailedError(_known_text(known))
-        return
-    if outcome.failed or outcome.blocked or outcome.stopped_early or known or outcome.left:
-        raise RunsFailedError(_failed_text(outcome, known))
-
-
-class InterruptedByUser(TargetsweepError):
-    exit_status = 130
-
-
-def _known_text(known: Sequence[Unit]) -> str:
-    names = "\n".join(f"  {unit.label}" for unit in known[:10])
-    if len(known) > 10:
-        names += f"\n  … and {len(known) - 10} more"
-    return (
-        f"{len(known)} units cannot be done, because a teacher's accuracy was searched in vain:\n"
-        f"{names}\n  raise teacher.max_steps, or ask for another accuracy"
-    )
-
-
-def _stopped_text() -> str:
-    return f"stopped; nothing is lost. To go on:\n  {_command(*sys.argv[1:])}"
-
-
-def _failed_text(outcome: Outcome, known: Sequence[Unit]) -> str:
-    blocked = len(outcome.blocked) + len(known)
-    left = f", {outcome.left} not done" if outcome.left else ""
-    lines = [f"{len(outcome.failed)} failed, {blocked} blocked{left}"]
-    if outcome.stopped_early:
-        lines.append(f"stopped early: the first runs all failed alike ({outcome.stopped_early})")
-    lines += [f"  {_failure_line(entry)}" for entry in outcome.failed[:10]]
-    if len(outcome.failed) > 10:
-        lines.append(f"  … and {len(outcome.failed) - 10} more")
-    rest = "what is finished is kept" if outcome.left else "everything else is finished and kept"
-    lines.append(f"{rest}; to try again:\n  {_command(*sys.argv[1:])}")
-    return "\n".join(lines)
-
-
-def _failure_line(entry: Entry) -> str:
-    failures = entry.attempts.failures
-    last = failures[-1].message.splitlines()[0] if failures and failures[-1].message else "?"
-    label = entry.task.label if isinstance(entry.task, Unit) else entry.task.name
-    return f"{label}: {last} ({paths.failure(entry.task.name)})"
+    return command(verb, "--store", store.uri, *given)

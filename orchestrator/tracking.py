@@ -129,8 +129,13 @@ class Tracker:
         return self._guarded(sweep, lambda experiment: self._put_all(experiment, sweep, names))
 
     def _remember(self, sweep: str, what: str, digest: str) -> None:
-        parent = self._experiments[sweep].runs["sweep", ""]
-        self._record.write(sweep, what, digest, parent=parent.run_id)
+        runs = self._experiments[sweep].runs
+        ids = {
+            paths.run_name(known.tags[KIND], key): known.run_id
+            for (kind, key), known in runs.items()
+            if kind == "run"
+        }
+        self._record.write(sweep, what, digest, parent=runs["sweep", ""].run_id, ids=ids)
 
     def _guarded(self, sweep: str, act: Callable[[Experiment], T]) -> T:
         """Runs `act` on the sweep's experiment; after a failure nothing remembered is trusted."""

@@ -1,7 +1,8 @@
 """What was projected where: `sweeps/<name>/tracking.json`, so that nothing is projected twice.
 
     {"<tracking URI without password>": {"parent": MLflow run id, "runs": digest,
-                                         "aggregates": digest, "report": digest}}
+                                         "aggregates": digest, "report": digest,
+                                         "ids": {"student-<key16>": MLflow run id}}}
 
 A hint, never a truth: without it a projection only takes longer.
 """
@@ -9,6 +10,7 @@ A hint, never a truth: without it a projection only takes longer.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 from urllib.parse import quote
@@ -33,13 +35,16 @@ class Record:
             return None
         return str(entry[what])
 
-    def write(self, sweep: str, what: str, digest: str, *, parent: str) -> None:
-        """parent: the sweep's run. Another one means a new database, of which nothing is known."""
+    def write(
+        self, sweep: str, what: str, digest: str, *, parent: str, ids: Mapping[str, str]
+    ) -> None:
+        """parent: the sweep's run. Another one means a new database, of which nothing is known.
+        ids: of all runs by their names, for a report's provenance."""
         content = self._content(sweep)
         entry = self._entry(sweep)
         if entry.get("parent") != parent:
             entry = {"parent": parent}
-        content[redacted(self._uri)] = {**entry, what: digest}
+        content[redacted(self._uri)] = {**entry, what: digest, "ids": dict(ids)}
         self._store.write_json(paths.tracking_json(sweep), content)
 
     def forget(self, sweep: str, what: str) -> None:

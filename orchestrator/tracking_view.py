@@ -109,12 +109,14 @@ def is_kept(step: int, always: Container[int] = ()) -> bool:
 
 
 def units(plan: Mapping[str, Any]) -> list[str]:
-    """The runs a plan's points name, and the teachers those need, each once, in plan order."""
+    """The runs a plan's points name, and the teachers and probed students those need, each once, in
+    plan order."""
     names: dict[str, None] = {}
     for point in plan.get("points", []):
-        if token := point.get("snapshot"):
+        for token in filter(None, (point.get("snapshot"), point.get("weights"))):
             names[provider(token)] = None
-        names[point["run"]] = None
+        if point["run"] is not None:
+            names[point["run"]] = None
     return list(names)
 
 

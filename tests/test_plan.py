@@ -376,12 +376,14 @@ def test_the_document_is_what_the_architecture_says(tmp_path):
     plan = plan_of(sweep)
     document = plan_document(sweep, plan)
     assert set(document) == {
-        "sweep", "title", "description", "semantics", "settings", "fields", "points", "report",
+        "sweep", "title", "description", "semantics", "scale", "settings", "fields", "points",
+        "report",
     }  # fmt: skip
     assert document["fields"][:3] == ["strategy", "teacher.accuracy", "seed"]
     assert not set(document["fields"]) & set(document["settings"])
     assert set(document["fields"]) | set(document["settings"]) == set(FIELDS) - set(UNREPORTED)
     assert document["settings"]["ipc"] == "full"
+    assert document["scale"] is None
     first, second = document["points"][0], document["points"][2]
     assert first["settings"]["strategy"] == "A"
     assert first["settings"]["teacher.accuracy"] is None
@@ -430,14 +432,15 @@ def test_every_reported_field_is_read_somewhere(tmp_path):
         "teacher.weight_decay": 0.5, "teacher.validate_every": 2, "teacher.screen": 100,
         "training.batch_size": 64, "training.lr": 0.5, "training.weight_decay": 0.5,
         "training.precision": "bf16", "training.norm_batch": 32,
+        "probe": "offline", "image_size": 16,
     }  # fmt: skip
     without_choice = {"target_view", "training.steps"}
     assert changed.keys() == set(FIELDS) - set(UNREPORTED) - without_choice
     sweep = sweep_of(tmp_path, "  loss: joint\n  ipc: 10\n", joint)
-    (base,) = plan_of(sweep).of_kind("student")
+    (base,) = plan_of(sweep).points["small"]
     for name, value in changed.items():
-        (unit,) = plan_of(apply_overrides(sweep, [f"{name}={value}"])).of_kind("student")
-        assert unit.key != base.key, name
+        (point,) = plan_of(apply_overrides(sweep, [f"{name}={value}"])).points["small"]
+        assert point.run != base.run, name
     (longer,) = plan_of(apply_overrides(sweep, ["steps=500"])).of_kind("student")
     assert longer.request.horizon == 500
 

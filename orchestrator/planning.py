@@ -1,0 +1,80 @@
+"""`targetsweep plan`: what a run would do, without doing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.estimate import Pace, measured_rates
+from orchestrator.planview import show_plan
+from orchestrator.rates import load_rates, save_rates
+from orchestrator.scalenotes import MAPPED_LATER
+from orchestrator.store import Store
+from orchestrator.sweeping import Asked, bound, limited, read_asked, store_plan
+from orchestrator.sweeprows import sweep_rows, total_of
+
+__all__ = ["Planning"]
+
+
+class Planning:
+    """A plan of what was asked, less what the store holds, and the rates its hours rest on.
+
+    Raises what `read_asked` and `limited` raise."""
+
+    def __init__(self, asked: Asked, store: Store) -> None:
+        self._store = store
+        sweeps, infos, _ = read_asked(asked, store)
+        sweeps = limited(bound(sweeps, infos, store, assume=True), asked)
+        self._sweeps = sweeps
+        self.plan = store_plan(sweeps, infos, store)
+        self.rates = measured_rates(store, self.plan)
+
+    def calibrate(self, console: Console, name: str | None) -> None:
+        """Measures here; name: keeps it in the store."""
+        from orchestrator.calibration import calibrate
+
+        units = self.plan.units if name else self.plan.left
+        found = calibrate(self.plan.infos, units)
+        self.rates |= found
+        if name and found.steps:
+            path = save_rates(self._store, name, found)
+            console.print(f"rates: {path} of {self._store.uri}", soft_wrap=True, highlight=False)
+
+    def take_rates(self, name: str) -> None:
+        """Rates of another device alone: what this store measured was on this one."""
+        self.rates = load_rates(self._store, name)
+
+    def to_json(self) -> dict[str, Any]:
+        pace = Pace(self.rates, self.plan.infos)
+        rows = sweep_rows(self.plan, pace)
+        return {
+            **self.plan.to_json(),
+            "sweeps": [row.to_json() for row in rows],
+            "total": total_of(self.plan, rows, pace).to_json(),
+            "rates": dict(self.rates.about),
+            "notes": {
+                sweep.name: list(sweep.scaling.notes)
+                for sweep in self._sweeps
+                if sweep.scaling is not None
+            },
+        }
+
+    def show(self, console: Console) -> None:
+        from trainers.models import parameter_count
+
+        show_plan(
+            console,
+            self.plan,
+            self.rates,
+            self.plan.store_bytes(parameter_count),
+            self._notes(),
+        )
+
+    def _notes(self) -> list[str]:
+        """What a scale does: of one sweep everything, of several what is said of them all."""
+        scaled = {s.name: s.scaling.notes for s in self._sweeps if s.scaling is not None}
+        if len(scaled) == 1:
+            return [f"scale   {note}" for notes in scaled.values() for note in notes]
+        pending = [name for name, notes in scaled.items() if MAPPED_LATER in notes]
+        return [f"{len(pending)} sweeps: {MAPPED_LATER}"] if pending else []
