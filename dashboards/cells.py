@@ -22,7 +22,6 @@ from dashboards.results import Plan, Point, Results
 __all__ = [
     "Cell",
     "build_cells",
-    "check_items",
     "coordinates",
     "item_points",
     "refuse_ambiguous",
@@ -98,21 +97,6 @@ def build_cells(results: Results, item: TableItem) -> dict[tuple[Key, ...], Cell
                     cell.runs[point.seed] = point.run
                     cell.digests |= {digest} if digest else set()
     return cells
-
-
-def check_items(plan: Plan) -> list[str]:
-    """What is wrong with the plan's report items, before anything has run: one line an item that
-    selects no point, or whose cells would mix settings."""
-    problems = []
-    for item in plan.items:
-        points = item_points(plan, item)
-        try:
-            refuse_ambiguous(item, points)
-        except ReportError as error:
-            problems.append(str(error))
-        if not points:
-            problems.append(f"{item.name}: no point of the sweep fits its `where`")
-    return problems
 
 
 def coordinates(fields: Sequence[str], point: Point, metric: str, step: int) -> tuple[Key, ...]:

@@ -30,6 +30,7 @@ __all__ = [
     "claims_markdown",
     "effect_text",
     "estimate_text",
+    "label_text",
     "p_text",
     "refuting",
     "summary",
@@ -40,6 +41,9 @@ CLAIM_COLUMNS = (
     "ci_low", "ci_high", "unit", "effect", "effect_name", "n", "p_for", "p_against", "cells",
     "cells_needed", "problem",
 )  # fmt: skip
+
+
+_MIXED = "more than one teacher snapshot"
 
 
 def asks(test: ClaimTest) -> str:
@@ -142,6 +146,11 @@ def effect_text(evidence: Evidence) -> str:
     return f"{evidence.effect_name} {evidence.effect:.2f}".replace("-", "−")
 
 
+def label_text(finding: Finding) -> str:
+    """Which contrast it is, and whether more than one teacher snapshot stands behind it."""
+    return ", ".join(filter(None, [finding.label, _MIXED if finding.is_mixed else ""]))
+
+
 def p_text(finding: Finding) -> str:
     """The adjusted p, for the claim or against it, whichever is smaller."""
     if finding.p_for is None or finding.p_against is None:
@@ -200,7 +209,7 @@ def _record(
         "p_against": finding.p_against,
         "cells": sum(cell.is_ready for cell in finding.cells),
         "cells_needed": len(finding.cells),
-        "problem": finding.problem or None,
+        "problem": finding.problem or (_MIXED if finding.is_mixed else None),
     }
 
 
@@ -209,11 +218,11 @@ def claims_markdown(judgements: Sequence[Judgement], level: int = 2) -> str:
     parts = [f"{'#' * level} Claims"]
     for judgement in judgements:
         item = judgement.item
-        pilot = " (pilot)" if judgement.is_pilot else ""
+        departure = f" ({judgement.departure})" if judgement.departure else ""
         parts += [
             f"{'#' * (level + 1)} {item.title or item.name}",
             f"> {' '.join(item.statement.split())}\n>\n> {item.source}",
-            f"**{judgement.verdict.capitalize()}{pilot}.** {summary(judgement)}",
+            f"**{judgement.verdict.capitalize()}{departure}.** {summary(judgement)}",
         ]
         parts += [item.note] if item.note else []
         parts += [_test_markdown(result) for result in judgement.tests]
@@ -230,7 +239,7 @@ def _test_markdown(result: TestResult) -> str:
 
 
 def _finding_text(finding: Finding) -> str:
-    label = f"{finding.label}: " if finding.label else ""
+    label = f"{text}: " if (text := label_text(finding)) else ""
     if finding.evidence is None:
         return f"{label}{finding.result} ({finding.problem})"
     facts = [estimate_text(finding.evidence), effect_text(finding.evidence)]

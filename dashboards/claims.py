@@ -9,7 +9,8 @@ five seeds, `open` where more could still decide it. Missing contrasts count in 
     any     holds: one contrast holds. fails: all fail.
 
 A claim is supported when all its tests hold, not supported when one fails or stays undecided at
-five seeds and more, and else there is not enough data.
+five seeds and more, and else there is not enough data. Pilots and sweeps with overridden settings
+show what each contrast came to, and get no verdict: the claim is about other experiments.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ from dashboards.claim_layout import (
 )
 from dashboards.claim_statistics import ALPHA, Evidence, holm
 from dashboards.labels import as_key, phrase, value_label
+from dashboards.pairs import SAME_TEACHER
 from dashboards.results import Results
 
 __all__ = ["ENOUGH_SEEDS", "Finding", "Judgement", "Result", "TestResult", "Verdict", "judge"]
 
 Result = Literal["holds", "fails", "undecided", "open", "missing"]
-Verdict = Literal["supported", "not supported", "not enough data"]
+Verdict = Literal["supported", "not supported", "not enough data", "no verdict"]
 
 ENOUGH_SEEDS = 5
 """Seeds from which an undecided contrast counts as not shown."""
@@ -51,7 +53,9 @@ ENOUGH_SEEDS = 5
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One contrast. label: the values of `each`. cells: all it needs that the sweep plans; problem:
-    why there are none, or fewer. p_for, p_against: Holm-adjusted over the claim; None: missing."""
+    why there are none, or fewer. p_for, p_against: Holm-adjusted over the claim; None: missing.
+    is_mixed: a cell rests on several teacher snapshots, or two sides on different ones where they
+    should share one."""
 
     label: str
     cells: tuple[ClaimCell, ...] = ()
@@ -60,6 +64,7 @@ class Finding:
     p_for: float | None = None
     p_against: float | None = None
     result: Result = "missing"
+    is_mixed: bool = False
 
     @property
     def is_opposite(self) -> bool:
@@ -91,13 +96,14 @@ class TestResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A claim with its tests and what they amount to. is_pilot: some of it rests on a scaled
-    sweep, which says nothing about the paper."""
+    """A claim with its tests and what they amount to. departure: how the sweeps it rests on differ
+    from the paper's (`results.Plan`), about which their contrasts say nothing: there is no verdict
+    then."""
 
     item: ClaimItem
     tests: tuple[TestResult, ...]
     verdict: Verdict
-    is_pilot: bool = False
+    departure: str = ""
     findings: tuple[Finding, ...] = field(default=())
 
     @property
@@ -153,11 +159,12 @@ class _Court:
             result = _test_result(test, own)
             tests.append(TestResult(test=test, sweep=self._name(test), findings=own, result=result))
         used = [self._sweeps[t.sweep] for t in tests if t.sweep in self._sweeps]
+        departure = ", ".join(dict.fromkeys(filter(None, (r.plan.departure for r in used))))
         return Judgement(
             item=claim,
             tests=tuple(tests),
-            verdict=_verdict([test.result for test in tests]),
-            is_pilot=any(results.plan.scale is not None for results in used),
+            verdict="no verdict" if departure else _verdict([test.result for test in tests]),
+            departure=departure,
             findings=tuple(decided),
         )
 
@@ -186,7 +193,8 @@ class _Court:
             evidence = self._evidence(test, rows)
         except CellError as error:
             return Finding(label=label, cells=needed, problem=str(error))
-        return Finding(label=label, cells=needed, evidence=evidence)
+        mixed = any(_is_mixed(row) for row in rows)
+        return Finding(label=label, cells=needed, evidence=evidence, is_mixed=mixed)
 
     def _evidence(self, test: ClaimTest, rows: list[list[ClaimCell]]) -> Evidence:
         if isinstance(test, Greater | Close):
@@ -208,6 +216,16 @@ def _rows(test: ClaimTest, cells: TestCells, at: Side) -> list[list[ClaimCell]]:
     if len(values) < 3:
         raise CellError(f"{len(values)} values of {test.x} are no curve: three are needed")
     return [[cells.cell(at | {test.x: value}, side) for side in sides] for value in values]
+
+
+def _is_mixed(row: Sequence[ClaimCell]) -> bool:
+    """The sides of a contrast, or of one position of a curve."""
+    of, to = row[0], row[-1]
+    settings = of.settings.keys() | to.settings.keys()
+    differs = {name for name in settings if of.settings.get(name) != to.settings.get(name)}
+    behind = [{*cell.digests.values()} for cell in row]
+    is_shared = differs <= {*SAME_TEACHER} and len(set.union(*behind)) > 1
+    return is_shared or max(map(len, behind)) > 1
 
 
 def _against(test: Against, cell: ClaimCell, results: Results) -> Evidence:
@@ -302,8 +320,8 @@ def _result(finding: Finding, p_for: float, p_against: float) -> Result:
         return "holds"
     if p_against < ALPHA:
         return "fails"
-    seeds = min(len(cell.scores) for cell in finding.cells)
-    return "undecided" if seeds >= ENOUGH_SEEDS else "open"
+    assert finding.evidence is not None  # without it there are no p-values
+    return "undecided" if finding.evidence.n >= ENOUGH_SEEDS else "open"
 
 
 def _test_result(test: ClaimTest, findings: Sequence[Finding]) -> Result:

@@ -3,7 +3,7 @@
 A mean is compared by Welch's interval of the difference, ours less the paper's, with the paper's
 printed ± taken as the sample standard deviation of its five seeds. A Gain is compared as printed:
 the paper rounds to two decimals, so ±0.01 is agreement. Neither has a verdict before five of our
-seeds are there.
+seeds are there, in a pilot, or where the command line changed the sweep's settings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _ROUNDING = 0.01 + 1e-9  # of a Gain; the second term is for binary fractions
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """difference: ours − the paper's, NaN without ours. low, high: its Welch interval, NaN where
-    there is none. verdict: None where nothing is compared (a pilot, or no number of ours)."""
+    there is none. verdict: None where nothing is compared (another experiment than the paper's, or
+    no number of ours)."""
 
     reference: Reference
     difference: float = np.nan
@@ -46,10 +47,11 @@ class Comparison:
 
 
 def compare_mean(
-    reference: Reference, mean: float, std: float, n: int, *, is_pilot: bool
+    reference: Reference, mean: float, std: float, n: int, *, is_tested: bool
 ) -> Comparison:
-    """Our mean and standard deviation (NaN below two seeds) over n seeds beside a printed one."""
-    if is_pilot or n == 0:
+    """Our mean and standard deviation (NaN below two seeds) over n seeds beside a printed one.
+    is_tested: whether ours is of the paper's own experiment."""
+    if not is_tested or n == 0:
         return Comparison(reference=reference)
     value, paper_std = _value(reference)
     difference = mean - value
@@ -62,10 +64,10 @@ def compare_mean(
     )
 
 
-def compare_gain(reference: Reference, ratio: float, n: int, *, is_pilot: bool) -> Comparison:
+def compare_gain(reference: Reference, ratio: float, n: int, *, is_tested: bool) -> Comparison:
     """Our ratio (NaN without a side), rounded as the paper rounds. n: seeds of the side with
     fewer."""
-    if is_pilot or np.isnan(ratio):
+    if not is_tested or np.isnan(ratio):
         return Comparison(reference=reference)
     difference = round(ratio, 2) - _value(reference)[0]
     verdict: Verdict = "—"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards.labels import as_key, field_label, phrase, value_label
 from dashboards.results import Results
 
-__all__ = ["missing_runs", "num_complete", "shared_settings"]
+__all__ = ["missing_runs", "shared_settings"]
 
 
 def missing_runs(results: Results) -> list[dict[str, str]]:
@@ -28,11 +28,6 @@ def missing_runs(results: Results) -> list[dict[str, str]]:
             "label": ", ".join(texts),
         }
     return list(missing.values())
-
-
-def num_complete(results: Results) -> int:
-    """Runs that are complete up to all that the sweep asks of them."""
-    return len(results.plan.run_names) - len(missing_runs(results))
 
 
 def shared_settings(results: Results) -> str:

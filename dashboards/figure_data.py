@@ -52,6 +52,7 @@ class FigureData:
     fits: power laws by series, of those that have enough means.
     ranks: order of the values of panel, hue and style. planned: (series, x) pairs that the plan
         asks when x is a field, series when x is the step. scale, here: of a pilot, as in `Table`.
+    overrides: as in `Table`. num_mixed: series with a mean over several teacher snapshots.
     """
 
     item: FigureItem
@@ -63,6 +64,8 @@ class FigureData:
     ranks: dict[str, dict[Key, int]]
     planned: int
     scale: Scale | None
+    overrides: tuple[str, ...]
+    num_mixed: int
     here: dict[str, dict[Key, tuple[Key, ...]]]
 
     @property
@@ -124,6 +127,8 @@ def figure_data(results: Results, item: FigureItem) -> FigureData:
         ranks=ranks,
         planned=len(asked[columns].drop_duplicates()),
         scale=results.plan.scale,
+        overrides=results.plan.overrides,
+        num_mixed=_num_mixed(results, asked),
         here=values_here(results.plan, item),
     )
 
@@ -197,6 +202,15 @@ def _scores(results: Results, item: FigureItem, asked: pd.DataFrame) -> pd.DataF
     scores = joined[["series", "x", "seed", "value"]].dropna(subset="value")
     # two points that one run answers give the same score twice
     return scores.drop_duplicates(["series", "x", "seed"])
+
+
+def _num_mixed(results: Results, asked: pd.DataFrame) -> int:
+    """Series of which some mean rests on more than one teacher snapshot."""
+    behind: dict[tuple[int, float | None], set[str]] = {}
+    for series, x, run in zip(asked["series"], asked["x"], asked["run"], strict=True):
+        if (digest := results.runs[run].teacher_digest) is not None:
+            behind.setdefault((series, None if np.isnan(x) else x), set()).add(digest)
+    return len({series for (series, _), digests in behind.items() if len(digests) > 1})
 
 
 def _means(scores: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dashboards.figure_data import FigureData
 from dashboards.labels import axis_label, field_label, phrase
-from dashboards.notes import scale_notes
+from dashboards.notes import override_notes, scale_notes
 
 __all__ = ["figure_columns", "figure_notes", "figure_records"]
 
@@ -71,6 +71,12 @@ def figure_notes(data: FigureData) -> list[str]:
     """What a reader must know to read the figure, one sentence each."""
     smooth = " with a LOWESS line over a tenth of the points" if data.item.smooth else ""
     text = [f"Mean over seeds{smooth}; bands and bars are 95% t-intervals."]
+    if data.num_mixed:
+        text.append(
+            f"More than one teacher snapshot (weight digest) stands behind means of "
+            f"{data.num_mixed} of {len(data.series)} series."
+        )
+    text += override_notes(data.overrides)
     if data.scale is not None:
         text.append(f"A {data.scale.label}: the layout of the full experiment, not its scale.")
         text += scale_notes(data.scale)

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from statsmodels.nonparametric.smoothers_lowess import lowess
 
@@ -229,6 +229,8 @@ def _dress_x(data: FigureData, ax: Axes) -> Axes:
     if data.item.scale == "log" and not data.axis.categorical:
         ax.set_xscale("log")
     if data.item.x == "step":
+        if data.item.scale != "log":  # a pilot of few steps: no ticks between them
+            ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
         return ax
     if data.axis.ticks and (len(data.axis.ticks) <= 12 or data.axis.categorical):

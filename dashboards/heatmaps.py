@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dashboards.labels import Key, axis_label, field_label, format_score, here_label, phrase
 from dashboards.layout import FigureItem, TableItem
-from dashboards.notes import pilot_notes
+from dashboards.notes import departure_notes
 from dashboards.results import Results
 from dashboards.tables import Coordinates, Table, build_table
 
@@ -54,7 +54,9 @@ def heatmap_notes(table: Table) -> list[str]:
             " as far as it is legible" if any(r.status == "partial" for r in references) else ""
         )
         text.append(f"Small print: the number of the {copy}{legible}.")
-    return text + pilot_notes(table)
+    if table.is_mixed:
+        text.append("More than one teacher snapshot (weight digest) stands behind a number.")
+    return text + departure_notes(table)
 
 
 def draw_heatmap(table: Table) -> Figure:

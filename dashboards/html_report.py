@@ -31,7 +31,9 @@ def render_markdown(page: Page, judgements: Sequence[Judgement]) -> str:
     parts = [f"# {page.title}", page.description, f"{page.complete} of {page.runs} runs complete."]
     parts += [f"The same in all: {page.settings}."] if page.settings else []
     if page.pilot_notes is not None:
-        parts.append(" ".join(["**Pilot.**", *page.pilot_notes]))
+        parts.append(" ".join(["**Pilot.**", "; ".join(page.pilot_notes)]).rstrip())
+    if page.overrides:
+        parts.append(f"**Other settings than the sweep file's.** {'; '.join(page.overrides)}")
     parts += [f"Never planned in this store: {', '.join(page.absent)}."] if page.absent else []
     parts += [claims_markdown(judgements).rstrip()] if judgements else []
     for part in page.parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from dashboards.comparisons import Comparison
 from dashboards.grids import MIXED, heading
@@ -10,7 +11,7 @@ from dashboards.labels import field_label
 from dashboards.results import Scale
 from dashboards.tables import Table
 
-__all__ = ["notes", "pilot_notes", "scale_notes"]
+__all__ = ["departure_notes", "notes", "override_notes", "scale_notes"]
 
 _BOLD = {
     "row_max": "Bold: the largest of its row.",
@@ -23,7 +24,7 @@ def notes(table: Table) -> list[str]:
     """Sentences below the table, in a fixed order."""
     return [
         *_about_ours(table),
-        *pilot_notes(table),
+        *departure_notes(table),
         *_reference_notes(table),
         *_about_odd_numbers(table),
     ]
@@ -53,17 +54,24 @@ def _about_ours(table: Table) -> list[str]:
     return text
 
 
-def pilot_notes(table: Table) -> list[str]:
-    """What a scaled sweep changed; nothing of a full one."""
-    if table.scale is None:
-        return []
-    text = [f"A {table.scale.label}: the layout of the full experiment, not its scale."]
-    text += scale_notes(table.scale)
-    if table.compared:
+def departure_notes(table: Table) -> list[str]:
+    """What a scaled sweep, or the command line, changed; nothing of a sweep as it is written."""
+    text = override_notes(table.overrides)
+    if table.scale is not None:
+        text.append(f"A {table.scale.label}: the layout of the full experiment, not its scale.")
+        text += scale_notes(table.scale)
+    if text and table.compared:
+        theirs = "settings" if table.scale is None else "scale"
         text.append(
-            "The paper's values are those of the full scale; nothing is tested against them."
+            f"The paper's values are those of its own {theirs}; nothing is tested against them."
         )
     return text
+
+
+def override_notes(overrides: Sequence[str]) -> list[str]:
+    """What the command line changed, as one sentence."""
+    changed = f"Another experiment than the sweep file's, changed by --set: {'; '.join(overrides)}."
+    return [changed] if overrides else []
 
 
 def scale_notes(scale: Scale) -> list[str]:
@@ -75,7 +83,7 @@ def _reference_notes(table: Table) -> list[str]:
     if not table.compared:
         return []
     text = ["Small print: the paper's value"]
-    if table.scale is None:
+    if table.scale is None and not table.overrides:
         text = [
             "Small print: the paper's value, the difference ours − paper, and whether ours is "
             "inside, above or below by the 95% Welch interval of that difference",

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards.claim_text import asks, effect_text, estimate_text, p_text, refuting, summary
+from dashboards.claim_text import (
+    asks,
+    effect_text,
+    estimate_text,
+    label_text,
+    p_text,
+    refuting,
+    summary,
+)
 from dashboards.claims import Finding, Judgement, TestResult, Verdict
 from dashboards.coverage import missing_runs, shared_settings
 from dashboards.groups import Loaded
@@ -20,7 +28,7 @@ from dashboards.tracking_ids import RunIds
 
 __all__ = ["ClaimView", "Page", "Part", "build_page"]
 
-VERDICTS: tuple[Verdict, ...] = ("supported", "not supported", "not enough data")
+VERDICTS: tuple[Verdict, ...] = ("supported", "not supported", "not enough data", "no verdict")
 
 _RULES = {
     "all": "every contrast must hold",
@@ -74,7 +82,7 @@ class ClaimView:
     source: str
     note: str
     verdict: str
-    is_pilot: bool
+    departure: str
     summary: str
     have: int
     need: int
@@ -90,12 +98,14 @@ class ClaimView:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """The whole page. pilot_notes: None at full scale. runs: different ones, over all sweeps."""
+    """The whole page. pilot_notes: None at full scale. overrides: by which command lines made other
+    experiments of its sweeps. runs: different ones, over all sweeps."""
 
     title: str
     description: str
     settings: str
     pilot_notes: tuple[str, ...] | None
+    overrides: Sequence[str]
     is_group: bool
     parts: Sequence[Part]
     absent: Sequence[str]
@@ -136,18 +146,22 @@ def build_page(
     ]
     runs = {name for results in loaded.sweeps.values() for name in results.plan.run_names}
     missing = {run["name"] for part in parts for run in part.missing}
-    counts = Counter(judgement.verdict for judgement in judgements)
+    counts = Counter((judgement.verdict, judgement.departure) for judgement in judgements)
     single = None if loaded.is_group else loaded.results
     return Page(
         title=loaded.plan.title or loaded.plan.sweep,
         description=loaded.plan.description,
         settings=shared_settings(single) if single else "",
         pilot_notes=_pilot_notes(loaded),
+        overrides=_overrides(loaded),
         is_group=loaded.is_group,
         parts=parts,
         absent=loaded.absent,
         claims=[_claim(judgement, ids) for judgement in judgements],
-        verdicts={verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]},
+        verdicts={
+            f"{verdict} ({departure})" if departure else verdict: counts[verdict, departure]
+            for verdict, departure in sorted(counts, key=lambda one: VERDICTS.index(one[0]))
+        },
         runs=len(runs),
         complete=len(runs - missing),
         teachers=teacher_records(loaded.results),
@@ -158,10 +172,22 @@ def build_page(
 
 
 def _pilot_notes(loaded: Loaded) -> tuple[str, ...] | None:
-    """Notes of every scale in the report, each once; None when none is scaled."""
+    """Notes that all scaled sweeps of the report share: each item says the rest below it. None when
+    none is scaled."""
     plans = [loaded.plan, *(results.plan for results in loaded.sweeps.values())]
     scales = [plan.scale for plan in plans if plan.scale is not None]
-    return tuple(dict.fromkeys(n for s in scales for n in s.notes)) if scales else None
+    lists = [scale.notes for scale in scales if scale.notes]  # a group has none of its own
+    shared = (note for note in lists[0] if all(note in notes for notes in lists)) if lists else ()
+    return tuple(shared) if scales else None
+
+
+def _overrides(loaded: Loaded) -> list[str]:
+    """What `--set` changed, by sweep where the report has several."""
+    return [
+        (f"{name}: " if loaded.is_group else "") + "; ".join(results.plan.overrides)
+        for name, results in loaded.sweeps.items()
+        if results.plan.overrides
+    ]
 
 
 def _part(results: Results, sections: Sequence[Section], ids: Mapping[str, str]) -> Part:
@@ -192,7 +218,7 @@ def _claim(judgement: Judgement, ids: RunIds) -> ClaimView:
         source=item.source,
         note=item.note,
         verdict=judgement.verdict,
-        is_pilot=judgement.is_pilot,
+        departure=judgement.departure,
         summary=summary(judgement),
         have=sum(test.have for test in judgement.tests),
         need=sum(test.need for test in judgement.tests),
@@ -217,7 +243,7 @@ def _test(result: TestResult) -> dict[str, Any]:
 
 def _finding(finding: Finding) -> dict[str, Any]:
     answer = "opposite holds" if finding.is_opposite else finding.result
-    row = {"label": finding.label, "problem": finding.problem, "result": answer}
+    row = {"label": label_text(finding), "problem": finding.problem, "result": answer}
     if finding.evidence is None:
         return row
     return row | {

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dashboards.labels import Key, as_key
 from dashboards.layout import Contrast
 
-__all__ = ["Coordinates", "paired_coordinates"]
+__all__ = ["SAME_TEACHER", "Coordinates", "paired_coordinates"]
 
 Coordinates = tuple[Key, ...]
+
+SAME_TEACHER = ("strategy", "metric", "step", "ipc", "augmentation")
+"""Fields along which a comparison should rest on one teacher snapshot. Along others (the teacher's
+accuracy, the backbone) the teacher differs by design."""
 
 
 def paired_coordinates(

@@ -17,7 +17,7 @@ from dashboards.claims import Judgement, judge
 from dashboards.groups import Loaded, load
 from dashboards.html_report import render_html, render_markdown
 from dashboards.long_form import csv_text
-from dashboards.page import build_page
+from dashboards.page import Page, build_page
 from dashboards.provenance import Sources, provenance
 from dashboards.raw import TEACHER_COLUMNS, run_columns, run_records, teacher_records
 from dashboards.sections import Files, Section, render_items
@@ -34,6 +34,7 @@ class ReportPaths:
 
     tables: (title, Markdown) of every table in the sweep's order, claims first where there are any.
     problems: items that could not be shown and files that could not be read; the rest is whole.
+    summary: what a group's page holds, in a line; empty for a sweep.
     """
 
     root: str
@@ -43,6 +44,7 @@ class ReportPaths:
     tables: list[tuple[str, str]]
     figures: list[str]
     problems: list[str]
+    summary: str
 
 
 def write_report(store: str | Path, sweep: str, out: str | Path | None = None) -> ReportPaths:
@@ -78,6 +80,17 @@ def write_report(store: str | Path, sweep: str, out: str | Path | None = None) -
         problems=[s.problem for s in shown if s.problem]
         + [f"{name} was never planned in this store" for name in loaded.absent]
         + list(loaded.problems),
+        summary=_summary(page, shown) if loaded.is_group else "",
+    )
+
+
+def _summary(page: Page, shown: Sequence[Section]) -> str:
+    figures = sum(bool(section.image) for section in shown)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in page.verdicts.items())
+    return (
+        f"{page.title}: {len(page.parts)} sweeps, {len(shown) - figures} tables, "
+        f"{figures} figures; {page.filled:,} of {page.planned:,} cells filled; "
+        f"claims: {verdicts or 'none'}"
     )
 
 

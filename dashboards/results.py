@@ -84,7 +84,8 @@ class Scale(BaseModel):
 
 class Plan(BaseModel):
     """plan.json. fields: names that vary, in the sweep's order; settings: the others' values.
-    include: sweeps a group stands for; a group has no points of its own."""
+    include: sweeps a group stands for; a group has no points of its own. overrides: what the
+    command line made another experiment of it with, `field=value` each."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -98,6 +99,7 @@ class Plan(BaseModel):
     points: tuple[Point, ...]
     report: tuple[ReportItem, ...] = ()
     scale: Scale | None = None
+    overrides: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +126,13 @@ class Plan(BaseModel):
         """Every setting of a point: those that vary, in the sweep's order, then the others."""
         names = dict.fromkeys((*self.fields, *self.settings))
         return tuple(names | dict.fromkeys(f for point in self.points for f in point.settings))
+
+    @property
+    def departure(self) -> str:
+        """How it differs from the sweep whose layout it has; empty: not at all, and only then are
+        its numbers tested against the paper's."""
+        scale = ["pilot"] if self.scale else []
+        return ", ".join(scale + ["other settings"] * bool(self.overrides))
 
     @cached_property
     def run_names(self) -> tuple[str, ...]:

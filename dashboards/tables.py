@@ -16,16 +16,12 @@ from dashboards.cells import Cell, build_cells, scores_matrix, value_order, valu
 from dashboards.comparisons import Comparison, compare_gain, compare_mean
 from dashboards.labels import Key, as_key, value_label
 from dashboards.layout import Contrast, TableItem
-from dashboards.pairs import Coordinates, paired_coordinates
+from dashboards.pairs import SAME_TEACHER, Coordinates, paired_coordinates
 from dashboards.references import Target, assigned, target
 from dashboards.results import Results, Scale
 from dashboards.statistics import Paired, Summary, paired, ratio_of_means, summarise
 
 __all__ = ["Coordinates", "Differences", "Pair", "Ratios", "Table", "build_table"]
-
-_SAME_TEACHER = ("strategy", "metric", "step", "ipc", "augmentation")
-"""Fields along which a comparison should rest on one teacher snapshot. Along others (the teacher's
-accuracy, the backbone) the teacher differs by design."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +68,7 @@ class Table:
     """One table. cells: in row, column order; arrays of `summary` are (num_cells,) over them, and
     so is comparisons, None where the paper prints no number. ranks: order of the values of each
     spanning field, contrast labels last. scale: of a pilot, whose own values are `here`
-    (`cells.values_here`)."""
+    (`cells.values_here`). overrides: what makes another experiment of it (`results.Plan`)."""
 
     item: TableItem
     cells: tuple[Cell, ...]
@@ -82,6 +78,7 @@ class Table:
     differences: Differences | None
     ranks: tuple[dict[Key, int], ...]
     scale: Scale | None
+    overrides: tuple[str, ...]
     here: dict[str, dict[Key, tuple[Key, ...]]]
 
     @property
@@ -120,16 +117,17 @@ def build_table(results: Results, item: TableItem) -> Table:
     ranks = tuple(value_order(results.plan, item, name) for name in item.spanning)
     cells = tuple(found[at] for at in sorted(found, key=lambda at: _order(ranks, at)))
     summary = summarise(scores_matrix(cells))
-    is_pilot = results.plan.scale is not None
+    is_tested = not results.plan.departure
     return Table(
         item=item,
         cells=cells,
         summary=summary,
-        comparisons=_comparisons(item, cells, summary, is_pilot),
-        ratios=_ratios(item, cells, is_pilot),
+        comparisons=_comparisons(item, cells, summary, is_tested),
+        ratios=_ratios(item, cells, is_tested),
         differences=_differences(item, cells),
         ranks=ranks,
         scale=results.plan.scale,
+        overrides=results.plan.overrides,
         here=values_here(results.plan, item),
     )
 
@@ -144,14 +142,14 @@ def _gain_target(item: TableItem, pair: Pair, contrast: Contrast) -> Target:
 
 
 def _comparisons(
-    item: TableItem, cells: tuple[Cell, ...], s: Summary, is_pilot: bool
+    item: TableItem, cells: tuple[Cell, ...], s: Summary, is_tested: bool
 ) -> tuple[Comparison | None, ...]:
     means = [reference for reference in item.references if reference.kind == "mean"]
     if not means:
         return (None,) * len(cells)
     found = assigned(means, [_cell_target(item, cell) for cell in cells])
     return tuple(
-        compare_mean(one, float(s.mean[i]), float(s.std[i]), int(s.n[i]), is_pilot=is_pilot)
+        compare_mean(one, float(s.mean[i]), float(s.std[i]), int(s.n[i]), is_tested=is_tested)
         if one
         else None
         for i, one in enumerate(found)
@@ -162,7 +160,7 @@ def _order(ranks: Sequence[dict[Key, int]], at: Coordinates) -> tuple[int, ...]:
     return tuple(rank.get(value, len(rank)) for rank, value in zip(ranks, at, strict=True))
 
 
-def _ratios(item: TableItem, cells: tuple[Cell, ...], is_pilot: bool) -> Ratios | None:
+def _ratios(item: TableItem, cells: tuple[Cell, ...], is_tested: bool) -> Ratios | None:
     if item.ratio is None:
         return None
     label = f"Gain ({_side(item.ratio, 'of')} / {_side(item.ratio, 'to')})"
@@ -171,7 +169,7 @@ def _ratios(item: TableItem, cells: tuple[Cell, ...], is_pilot: bool) -> Ratios 
     gains = [reference for reference in item.references if reference.kind == "gain"]
     targets = [_gain_target(item, pair, item.ratio) for pair in pairs] if gains else []
     comparisons = tuple(
-        compare_gain(one, float(ratio[i]), pairs[i].num_seeds, is_pilot=is_pilot) if one else None
+        compare_gain(one, float(ratio[i]), pairs[i].num_seeds, is_tested=is_tested) if one else None
         for i, one in enumerate(assigned(gains, targets))
     )
     return Ratios(
@@ -211,5 +209,5 @@ def _pairs(
 
 
 def _is_mixed(of: Cell, to: Cell, field: str) -> bool:
-    shared = field in _SAME_TEACHER and len(of.digests | to.digests) > 1
+    shared = field in SAME_TEACHER and len(of.digests | to.digests) > 1
     return shared or max(len(of.digests), len(to.digests)) > 1

@@ -116,7 +116,8 @@ class Conductor:
             if report.get("top1") is not None:
                 live.top1 = float(report["top1"])
             if report["event"] in ("finished", "failed"):
-                live.final = report
+                if live.final is None or not report.get("assumed"):
+                    live.final = report
             else:
                 self._hear(live, report)
             for warning in report.get("warnings") or []:

@@ -38,14 +38,12 @@ def read_inventory(store: Store, units: Iterable[Unit]) -> dict[str, Held]:
 
 
 def _has_targets(spec: TargetsSpec, unit: Unit, held: Mapping[str, Held], files: set[str]) -> bool:
-    """Targets are named by the digest of the snapshot they came from."""
+    """Targets are named by the snapshot they came from, its digest and its teacher."""
     teacher = held.get(provider(unit.needs[0]))
     snapshot = teacher.presets.get(spec.teacher.accuracy) if teacher else None
     if snapshot is None:
         return False
-    path = paths.targets_file(
-        snapshot.digest, spec.split, spec.stored_view, spec.temperature, spec.dtype
-    )
+    path = paths.targets_file(spec, snapshot.digest)
     return path.rpartition("/")[2] in files
 
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from dashboards.layout import ClaimItem
 from orchestrator.checks import check_grids
 from orchestrator.errors import Problem, SpecError, nearest
 from orchestrator.fieldtypes import Value, plain
 from orchestrator.grid import Condition, Grid, Place
-from orchestrator.settings import FIELDS, INDEX, BadValueError, canonical_name, nearest_name
+from orchestrator.reportpoints import item_points
+from orchestrator.settings import (
+    FIELDS,
+    INDEX,
+    NUM_REPORTED,
+    BadValueError,
+    canonical_name,
+    nearest_name,
+)
 from orchestrator.spec import Sweep
 from trainers.data.catalogue import OFFICIAL
 from trainers.data.info import DatasetInfo
@@ -21,6 +31,9 @@ __all__ = ["apply_overrides", "limit_sweeps", "parse_limit"]
 
 _SET = "--set"
 _LIMIT = "--limit"
+
+_EXECUTION = ("training.precision", "teacher.screen")
+"""Fields of a report that the paper leaves open: how its experiment is computed, not which one."""
 
 
 def apply_overrides(
@@ -58,7 +71,38 @@ def apply_overrides(
         problems = check_grids(grids, infos, shortened=True)
     if problems:
         raise SpecError(problems)
-    return dataclasses.replace(sweep, grids=grids)
+    changed = dataclasses.replace(sweep, grids=grids, overrides=_departures(sweep, values))
+    if problems := list(_emptied(sweep, changed, values)):
+        raise SpecError(problems)
+    return changed
+
+
+def _emptied(sweep: Sweep, changed: Sweep, values: Mapping[str, Value]) -> Iterator[Problem]:
+    """Tables and figures that ask for a value which an option replaced: they would stay empty."""
+    for item in sweep.report:
+        if isinstance(item, ClaimItem) or not (names := values.keys() & item.where.keys()):
+            continue
+        if item_points(item, sweep.points) and not item_points(item, changed.points):
+            wanted = ", ".join(f"{name} {item.where[name]}" for name in sorted(names))
+            yield _problem(
+                _SET,
+                ", ".join(sorted(names)),
+                f"leaves {item.name} of {sweep.file} empty, which asks for {wanted}",
+                remedy=f"choose among the file's points with `{_LIMIT}`, or change a copy of it",
+            )
+
+
+def _departures(sweep: Sweep, values: Mapping[str, Value]) -> tuple[str, ...]:
+    """Those of `values` that make another experiment of the sweep than its file describes; in the
+    settings' order, `field=value` each."""
+    experiment = {*list(FIELDS)[:NUM_REPORTED], "probe_steps"} - {*_EXECUTION}
+    return tuple(
+        f"{name}={json.dumps(plain(values[name]))}"
+        for name, slot in INDEX.items()
+        if name in values
+        and name in experiment
+        and any(grid.base[slot] != values[name] for grid in sweep.grids)
+    )
 
 
 def _with(grid: Grid, values: Mapping[str, Value]) -> Grid:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from orchestrator.errors import StoreError
+from trainers.spec import TargetsSpec
 
 __all__ = [
     "checkpoint",
@@ -144,9 +145,11 @@ def targets_dir() -> str:
     return "targets"
 
 
-def targets_file(digest: str, split: str, view: str, temperature: float, dtype: str) -> str:
-    """digest: SHA-256 of the teacher snapshot's weights; dtype: `float32` or `float16`."""
-    stem = f"{digest[:16]}-{split}-{view}-T{temperature:g}-{_DTYPES[dtype]}"
+def targets_file(spec: TargetsSpec, digest: str) -> str:
+    """digest: SHA-256 of the teacher snapshot's weights. The teacher is named as well: at their
+    random initialisation those of several data sets have the same weights."""
+    stem = f"{digest[:16]}-{spec.teacher.key[:8]}-{spec.split}-{spec.stored_view}"
+    stem += f"-T{spec.temperature:g}-{_DTYPES[spec.dtype]}"
     return f"targets/{safe_name(stem)}.arrow"
 
 

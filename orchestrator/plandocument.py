@@ -57,6 +57,7 @@ def _body(
 ) -> dict[str, Any]:
     return {
         "scale": _scale(sweep),
+        **({"overrides": list(sweep.overrides)} if sweep.overrides else {}),
         "settings": settings,
         "fields": fields,
         "points": points,

@@ -41,7 +41,8 @@ class Sweep:
 
     include: of a group, the names of all sweeps it stands for; a group has no points. claims: of
     groups, about this sweep. scale: what makes a pilot of it; its points are the full sweep's until
-    `scaling.scale_sweep` has given it a `scaling`.
+    `scaling.scale_sweep` has given it a `scaling`. overrides: what `--set` made another experiment
+    of it with, `field=value` each.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Sweep:
     claims: tuple[ClaimItem, ...] = ()
     scale: Scale | None = None
     scaling: Scaling | None = None
+    overrides: tuple[str, ...] = ()
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
@@ -157,11 +159,11 @@ class _Loader:
         group, problems = read_group(source, chain)
         found += problems
         scale = scale or self._scale(source, group.scale, found)
-        members: dict[str, Sweep] = {}
-        for file in group.files.values():
-            members |= {sweep.name: sweep for sweep in self.read(file, scale, chain)}
+        included = [self.read(file, scale, chain) for file in group.files.values()]
+        members = {sweep.name: sweep for sweeps in included for sweep in sweeps}
         nominal = {_nominal(sweep): sweep.name for sweep in members.values()}
-        found += check_claims(source, group.report, nominal)
+        if all(included) and not any(problem.key.startswith("include") for problem in problems):
+            found += check_claims(source, group.report, nominal)
         if not any(self.problems):
             points = {_nominal(sweep): sweep.points for sweep in members.values()}
             infos = self.infos if scale is None else nominal_infos(self.infos)

@@ -18,6 +18,7 @@ from orchestrator.errors import StoreError, UserError
 from orchestrator.lease import Lease, holder
 from orchestrator.machine import checks
 from orchestrator.scalefile import load_scale
+from orchestrator.scalenotes import MAPPED_LATER
 from orchestrator.store import Store
 from orchestrator.units import provider, snapshot_token
 
@@ -42,11 +43,17 @@ def show_status(console: Console, store: Store) -> None:
     table.add_column("sweep")
     for column in _COLUMNS:
         table.add_column(column, justify="right")
+    unmapped = []
     for name in sweep_names(store):
-        counts = Counter(run_states(store, _with_members(store, name)).values())
+        plan = _with_members(store, name)
+        counts = Counter(run_states(store, plan).values())
         counts["runs"] = counts.total()
         table.add_row(name, *(f"{counts[column]:,}" for column in _COLUMNS))
+        if MAPPED_LATER in (plan.get("scale") or {}).get("notes", ()):
+            unmapped.append(name)
     console.print(table)
+    if unmapped:  # their runs are counted then
+        console.print(f"{', '.join(unmapped)}: {MAPPED_LATER}", soft_wrap=True)
 
 
 _COLUMNS = ("runs", "done", "begun", "failed", "blocked", "to do")

@@ -148,21 +148,31 @@ def problems_of(
             problems.append(_unknown_key(source, at, names))
             continue
         value = None if item["type"] == "missing" else item["input"]
-        choices = re.findall(r"'([^']+)'", item.get("ctx", {}).get("expected", ""))
+        context = item.get("ctx", {})
+        choices = re.findall(
+            r"'([^']+)'", context.get("expected_tags", context.get("expected", ""))
+        )
         problems.append(
             _problem(
-                source, at, _message(item["msg"], value), value=value, like=nearest(value, choices)
+                source,
+                at,
+                _message(item["msg"], value),
+                value=value,
+                like=nearest(context.get("tag", value), choices),
             )
         )
     return problems
 
 
 def _without_echoes(error: ValidationError, names: Iterable[str]) -> Iterator[ErrorDetails]:
-    """Leaves out keys that are only missing because they were misspelt."""
+    """Leaves out keys that are only missing because they were misspelt, and lists that are only too
+    short because their elements were refused."""
     unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
     misspelt = {(*loc[:-1], nearest(loc[-1], names)) for loc in unknown}
+    above = {item["loc"][:end] for item in error.errors() for end in range(len(item["loc"]))}
     for item in error.errors():
-        if item["type"] != "missing" or item["loc"] not in misspelt:
+        echoes = misspelt if item["type"] == "missing" else above
+        if item["type"] not in ("missing", "too_short") or item["loc"] not in echoes:
             yield item
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dashboards.aggregates import aggregate
 from dashboards.errors import ReportError
-from dashboards.report import ReportPaths, write_report
+from dashboards.report import write_report
 from dashboards.results import load_plan, load_results
 from orchestrator import paths
 from orchestrator.conclusion import InterruptedByUser, command, conclude, stopped_text
@@ -291,9 +291,7 @@ def _publish_all(
 ) -> None:
     """is_free: nobody else writes to MLflow. Two writers might both make one run."""
     for sweep in sweeps:
-        report = publish(sweep.name, store, console)
-        if report is not None:
-            console.print(f"report: {report.index}\n", soft_wrap=True)
+        publish(sweep.name, store, console)
     if not is_free:
         sync = _tracking_command("sync", store, tracking_uri)
         console.print(
@@ -313,20 +311,23 @@ def _publish_all(
     console.print(f"MLflow: {_tracking_command('ui', store, tracking_uri)}", soft_wrap=True)
 
 
-def publish(sweep: str, store: Store, console: Console) -> ReportPaths | None:
-    """Writes a sweep's report and prints its tables."""
+def publish(sweep: str, store: Store, console: Console) -> None:
+    """Writes a sweep's report, prints its tables and says where it is; of a group, whose tables are
+    its sweeps', one line."""
     try:
         report = write_report(store.uri, sweep)
     except ReportError as error:
         console.print(f"warning: no report of {sweep}: {error}", style="yellow")
-        return None
-    for _, table in report.tables:
+        return
+    if report.summary:
+        console.print(report.summary, soft_wrap=True, markup=False, highlight=False)
+    for _, table in [] if report.summary else report.tables:
         console.print(table, soft_wrap=True, markup=False, highlight=False)
-    for figure in report.figures:
+    for figure in [] if report.summary else report.figures:
         console.print(f"figure: {figure}", soft_wrap=True)
     for problem in report.problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
-    return report
+    console.print(f"report: {report.index}\n", soft_wrap=True)
 
 
 def track_results(

@@ -186,17 +186,13 @@ def _targets_identity(spec: TargetsSpec, digest: str) -> TargetsIdentity:
     )
 
 
-def _targets_path(spec: TargetsSpec, digest: str) -> str:
-    return paths.targets_file(digest, spec.split, spec.stored_view, spec.temperature, spec.dtype)
-
-
 # -- soft targets -------------------------------------------------------------------------------
 
 
 def _make_targets(job: _Job, spec: TargetsSpec) -> Iterator[Report]:
     data = _data(job, spec.dataset)
     teacher, digest = _load_teacher(job, spec.teacher, data)
-    rel = _targets_path(spec, digest)
+    rel = paths.targets_file(spec, digest)
     configure(job.runtime)
     device = torch.device(job.runtime.device)
     yield {"event": "started", "first_step": 0}
@@ -355,7 +351,7 @@ def _mapping_of(
         spec.dataset, spec.teacher, spec.temperature,
         num_classes=data.info.num_classes, view=spec.target_view,
     )  # fmt: skip
-    path = job.store.local(_targets_path(wanted, digest))
+    path = job.store.local(paths.targets_file(wanted, digest))
     return None, SoftTargets(path, _targets_identity(wanted, digest)), digest
 
 

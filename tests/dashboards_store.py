@@ -65,6 +65,7 @@ def write_plan(
     sweep: str = "demo",
     scale: dict[str, Any] | None = None,
     actual: Callable[[Settings], Settings | None] = lambda _: {},
+    overrides: list[str] | None = None,
 ) -> None:
     """actual: of each point of a scaled sweep what its run has instead; None: it has no run."""
     plan = {
@@ -77,6 +78,7 @@ def write_plan(
         "points": [_point(p, horizon, actual(p)) for p in points],
         "report": report,
         "scale": scale,
+        **({"overrides": overrides} if overrides else {}),
     }
     _write(store / "sweeps" / sweep / "plan.json", json.dumps(plan).encode())
 

@@ -113,6 +113,22 @@ def test_one_missing_cell_leaves_a_claim_about_all_open_and_the_others_strict(
     assert known.verdict == "supported"
 
 
+@pytest.mark.parametrize("strategies", ["C", "BC"])  # within a cell; between its sides
+def test_numbers_of_several_teacher_snapshots_say_so(tmp_path: Path, strategies: str) -> None:
+    points = grid(strategies="BC", teachers=(30.0, 60.0))
+    write_plan(tmp_path, points, [])
+    for point in points:
+        other = point["teacher.accuracy"] == 60.0 and point["strategy"] == "C"
+        other = other and (point["seed"] > 0 or strategies == "BC")
+        write_run(tmp_path, point, score=c_over_b(3.0), digest="e" * 64 if other else None)
+    results = {"demo": load(str(tmp_path), "demo").results}
+    (found,) = judge([claim(GREATER | {"each": ["teacher.accuracy"]})], results, "demo")
+    assert [finding.is_mixed for finding in found.findings] == [False, True]
+    assert "teacher 60%, more than one teacher snapshot: " in claims_markdown([found])
+    problems = [record["problem"] for record in claim_records([found])]
+    assert problems == [None, "more than one teacher snapshot"]
+
+
 def test_most_is_more_than_half(tmp_path: Path) -> None:
     leads = {10.0: 3.0, 30.0: 3.0, 60.0: -3.0}
 

@@ -279,6 +279,25 @@ def test_interrupted_is_not_failed(conductor: Conductor, store: Store, ear: Ear)
     assert not store.exists(paths.failure(unit))
 
 
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_distributed_runs_own_last_word_counts(conductor: Conductor, is_last: bool) -> None:
+    """Its trial assumes a good end, before or after the workers say that they were stopped."""
+    unit = begin(conductor)
+    conductor.stop()
+    words = [{"reason": "done", "step": 0, "assumed": True}, {"reason": "stopped", "step": 10}]
+    for word in words if is_last else reversed(words):
+        tell(conductor, unit, "finished", **word)
+    conductor.on_end(unit, lost=False)
+    assert state(conductor, unit) is State.READY
+
+
+def test_a_distributed_run_whose_last_word_got_lost_is_done(conductor: Conductor) -> None:
+    unit = begin(conductor)
+    tell(conductor, unit, "finished", reason="done", step=0, assumed=True)
+    conductor.on_end(unit, lost=False)
+    assert state(conductor, unit) is State.DONE
+
+
 def test_a_bug_while_stopping_is_still_a_bug(conductor: Conductor, store: Store) -> None:
     unit = begin(conductor)
     conductor.stop()

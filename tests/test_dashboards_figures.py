@@ -13,6 +13,7 @@ from statsmodels.nonparametric.smoothers_lowess import lowess
 
 from dashboards.errors import ReportError
 from dashboards.figure_data import FigureData, figure_data
+from dashboards.figure_text import figure_notes
 from dashboards.figures import draw, image, series_looks, smoothed
 from dashboards.layout import REPORT_ITEMS, FigureItem
 from dashboards.results import load_plan, load_results
@@ -43,6 +44,16 @@ def test_curves_are_means_with_t_intervals_over_seeds(tmp_path: Path) -> None:
         assert (row["mean"], row["ci_low"], row["ci_high"]) == pytest.approx(
             (np.mean(values), low, high)
         )
+
+
+def test_means_over_several_teacher_snapshots_say_so(tmp_path: Path) -> None:
+    data = data_of(tmp_path, CURVES, grid())
+    assert data.num_mixed == 0
+    write_run(tmp_path, grid("B", (30.0,))[0], digest="e" * 64)
+    results = load_results(str(tmp_path), load_plan(str(tmp_path), "demo"))
+    assert figure_data(results, data.item).num_mixed == 1
+    (note,) = [n for n in figure_notes(figure_data(results, data.item)) if "snapshot" in n]
+    assert "1 of 5 series" in note
 
 
 def test_a_curve_ends_at_the_points_horizon(tmp_path: Path) -> None:
@@ -81,6 +92,14 @@ def test_names_alone_are_categories(tmp_path: Path) -> None:
     data = data_of(tmp_path, item, points)
     assert data.axis.ticks == ((0.0, "StdAug"), (1.0, "NoAug"))
     assert draw(data).axes[0].get_xscale() == "linear"
+
+
+def test_a_few_steps_have_ticks_at_whole_ones(tmp_path: Path) -> None:
+    figure = draw(data_of(tmp_path, CURVES, grid(), steps=(1, 2, 4), horizon=4))
+    figure.canvas.draw()
+    ticks = [tick for ax in figure.axes for tick in ax.get_xticks()]
+    assert ticks
+    assert all(float(tick).is_integer() for tick in ticks)
 
 
 def test_strategy_a_is_a_level_line_across_teachers(tmp_path: Path) -> None:

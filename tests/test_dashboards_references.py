@@ -131,7 +131,7 @@ def test_no_verdict_without_five_seeds_or_without_the_papers_std(tmp_path: Path)
 def test_a_gain_agrees_within_the_papers_rounding() -> None:
     reference = Reference(at={}, kind="gain", value=1.16)
     verdicts = {
-        ratio: compare_gain(reference, ratio, 5, is_pilot=False).verdict
+        ratio: compare_gain(reference, ratio, 5, is_tested=True).verdict
         for ratio in (1.1449, 1.1451, 1.15, 1.16, 1.1749, 1.1751)
     }
     expected = ["below", "inside", "inside", "inside", "inside", "above"]
@@ -140,15 +140,15 @@ def test_a_gain_agrees_within_the_papers_rounding() -> None:
 
 def test_the_small_print_names_paper_difference_and_verdict() -> None:
     both = Reference(at={}, value=91.17, std=0.5, review_value=89.67)
-    text = compare_mean(both, 91.48, 0.4, 5, is_pilot=False).text("top1_h")
+    text = compare_mean(both, 91.48, 0.4, 5, is_tested=True).text("top1_h")
     assert text == "paper 91.17 ± 0.5 (review copy 89.67) · +0.31 · inside"
     finer = Reference(at={}, value=35.42, std=0.5, review_value=35.42, review_std=0.48)
     assert finer.value is not None
-    assert compare_mean(finer, 0, 0, 0, is_pilot=False).text("top1_h") == (
+    assert compare_mean(finer, 0, 0, 0, is_tested=True).text("top1_h") == (
         "paper 35.42 ± 0.5 (review copy ± 0.48)"
     )
     partial = Reference(at={}, review_value=44.3, status="partial")
-    assert compare_mean(partial, 44.0, 0.4, 5, is_pilot=False).text("top1_h") == (
+    assert compare_mean(partial, 44.0, 0.4, 5, is_tested=True).text("top1_h") == (
         "review copy 44.30 (partly legible) · −0.30 · —"
     )
 
@@ -301,6 +301,17 @@ def test_a_pilot_shows_the_papers_numbers_without_a_test(tmp_path: Path) -> None
     assert records[0]["here"] == '{"step":[10.0],"teacher.accuracy":[20.0]}'
     text = " ".join(notes(table))
     assert "seeds: 0 to 4" in text
+    assert "nothing is tested" in text
+    assert "Welch" not in text
+
+
+def test_overridden_settings_show_the_papers_numbers_without_a_test(tmp_path: Path) -> None:
+    table = table_of(tmp_path, [row(25.0, std=0.4), gain(1.1)], overrides=["training.lr=0.1"])
+    (grid_,) = grids(table)
+    assert second(grid_, ("50", "B"), "30%") == "paper 25.00 ± 0.4"
+    assert {(one.verdict, np.isnan(one.low)) for one in table.compared} == {(None, True)}
+    text = " ".join(notes(table))
+    assert "training.lr=0.1" in text
     assert "nothing is tested" in text
     assert "Welch" not in text
 

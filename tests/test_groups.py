@@ -112,6 +112,8 @@ def test_a_pilot_of_a_group_claims_about_its_pilots(folder: Path) -> None:
     [
         ("name: bad\ninclude: [one.yaml,\n  tow.yaml]\n", "include[1]", 3, "no file",
          "nearest file: two.yaml"),
+        ("name: bad\ninclude: [one.yaml, tow.yaml]\n" + CLAIM, "include[1]", 2, "no file",
+         "nearest file: two.yaml"),  # and nothing about the claims that need it
         ("name: bad\ninclude: [one.yaml, ./one.yaml]\n", "include[1]", 2, "include[0] names too",
          "keep one"),
         ("name: bad\ninclude: [bad.yaml]\n", "include[0]", 2, "bad.yaml includes bad.yaml",
@@ -130,6 +132,8 @@ def test_a_pilot_of_a_group_claims_about_its_pilots(folder: Path) -> None:
         ("name: bad\ninclude: [one.yaml]\nscale: no.yaml\n", "scale", 3, "there is no file", ""),
         ("name: bad\ninclude: [one.yaml]\n" + CLAIM.replace("two", "tow"),
          "report[0].tests[0].sweep", 8, "includes no sweep 'tow'", "one"),
+        ("name: bad\ninclude: [two.yaml]\n" + CLAIM.replace("kind: greater", "kind: grater"),
+         "report[0].tests[0]", 8, "'grater'", "greater"),
         ("name: bad\ninclude: [one.yaml]\n" + CLAIM.replace("sweep: two, ", ""),
          "report[0].tests[0]", 8, "names no sweep", "add"),
     ],

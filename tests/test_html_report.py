@@ -59,7 +59,7 @@ MISSING = CLAIM | {
 
 def write_sweep(store: Path, name: str, report: list[dict[str, Any]], **options: Any) -> list[Any]:
     points = grid(teachers=options.get("teachers", (30.0, 60.0)))
-    write_plan(store, points, report, sweep=name)
+    write_plan(store, points, report, sweep=name, overrides=options.get("overrides"))
     for point in points:
         write_run(store, point)
     return points
@@ -204,8 +204,8 @@ def test_claims_come_with_verdict_numbers_and_what_would_refute_them(tmp_path: P
     assert "C wins supported C is better than B. Section 1 2 of 2 contrasts hold." in text
     assert "Refuted by: The mean difference is significantly below 0." in text
     assert "4 of 4 cells" in text
-    assert "1 claim supported" in text
-    assert "1 claim not enough data" in text
+    assert "1 claim: supported" in text
+    assert "1 claim: not enough data" in text
     assert paths.tables[0][0] == "Claims"
     lines = (Path(paths.root) / "tables/claims.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 + 1
@@ -343,7 +343,19 @@ def test_a_pilots_claims_say_pilot_and_find_its_sweeps(tmp_path: Path) -> None:
     write_group(tmp_path, ["one-pilot"], [CLAIM], scale=scale)
     paths = write_report(tmp_path, "all")
     text = outline(paths).plain
-    assert "C wins supported (pilot)" in text
+    assert "C wins no verdict (pilot)" in text
     assert "the numbers say nothing about the paper's" in text
     assert "Small." in text
-    assert "**Supported (pilot).**" in Path(paths.markdown).read_text()
+    assert "**No verdict (pilot).** 2 of 2 contrasts hold." in Path(paths.markdown).read_text()
+
+
+def test_claims_of_overridden_settings_say_so_and_the_page_says_which(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "one", [TABLE, FIGURE], overrides=["training.lr=0.1"])
+    write_group(tmp_path, ["one"], [CLAIM])
+    paths = write_report(tmp_path, "all")
+    text = outline(paths).plain
+    assert "C wins no verdict (other settings)" in text
+    assert "1 claim: no verdict (other settings)" in text
+    assert "one: training.lr=0.1" in text
+    assert text.count("changed by --set: training.lr=0.1") == 2
+    assert "**No verdict (other settings).**" in Path(paths.markdown).read_text()

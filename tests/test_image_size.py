@@ -131,7 +131,7 @@ def test_runs_of_another_size(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, text=text("[null, 16]"))
     conductor = drive_here(plan, store)
     assert not [e for e in conductor.ledger.entries.values() if e.attempts.failures]
-    files = [file.split("-", 1)[1] for file in store.list("targets")]
+    files = [file.split("-", 2)[2] for file in store.list("targets")]
     assert sorted(files) == ["train-plain-16px-T2-f32.arrow", "train-plain-T2-f32.arrow"]
     for strategy in "ABC":
         units = [u for u in plan.of_kind("student") if u.label.startswith(strategy)]

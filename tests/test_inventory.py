@@ -45,6 +45,11 @@ class CountingStore:
         return ask
 
 
+def targets_of(plan, digest):
+    """The soft-target file of a snapshot of the plan's one teacher."""
+    return paths.targets_file(plan.of_kind("targets")[0].spec, digest)
+
+
 def finish_student(store, unit, steps=(100, 400), **facts):
     result = {
         "key": unit.key,
@@ -161,7 +166,7 @@ def test_a_snapshot_without_weights_is_a_record_alone(plan, store):
     result = {"key": teacher.key, "status": "complete", "horizon": 100_000, "searched_to": 200}
     store.write_json(paths.result(teacher.name), result)
     digest = "60".ljust(64, "0")
-    store.write_bytes(paths.targets_file(digest, "train", "plain", 2.0, "float32"), b"")
+    store.write_bytes(targets_of(plan, digest), b"")
     held = read_inventory(store, plan.units)
     assert held[teacher.name].presets.keys() == held[teacher.name].weightless == {30.0, 60.0}
     left = plan.subtract(held)
@@ -203,7 +208,7 @@ def test_targets_are_found_by_the_snapshots_digest(plan, store):
     (teacher,) = plan.of_kind("teacher")
     add_snapshot(store, teacher, 30.0, 70, digest="3" * 64)
     add_snapshot(store, teacher, 60.0, 200, digest="6" * 64)
-    store.write_bytes(paths.targets_file("6" * 64, "train", "plain", 2.0, "float32"), b"")
+    store.write_bytes(targets_of(plan, "6" * 64), b"")
     held = read_inventory(store, plan.units)
     (made,) = [unit for unit in plan.of_kind("targets") if unit.name in held]
     assert made.spec.teacher.accuracy == 60.0
@@ -215,7 +220,7 @@ def test_targets_are_found_by_the_snapshots_digest(plan, store):
 
 
 def test_targets_of_a_vanished_teacher_are_not_trusted(plan, store):
-    store.write_bytes(paths.targets_file("6" * 64, "train", "plain", 2.0, "float32"), b"")
+    store.write_bytes(targets_of(plan, "6" * 64), b"")
     assert read_inventory(store, plan.units) == {}
 
 
@@ -224,7 +229,7 @@ def test_a_finished_sweep_has_nothing_left(plan, store):
     for preset, step in ((30.0, 70), (60.0, 200)):
         add_snapshot(store, teacher, preset, step, digest=f"{preset:g}".ljust(64, "0"))
         digest = f"{preset:g}".ljust(64, "0")
-        store.write_bytes(paths.targets_file(digest, "train", "plain", 2.0, "float32"), b"")
+        store.write_bytes(targets_of(plan, digest), b"")
     for unit in students(plan):
         finish_student(store, unit)
     left = plan.subtract(read_inventory(store, plan.units))

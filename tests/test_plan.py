@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import merge
-from orchestrator.errors import UserError
+from orchestrator.errors import SpecError, UserError
 from orchestrator.overrides import apply_overrides
 from orchestrator.plan import make_plan
 from orchestrator.plandocument import plan_document
@@ -454,6 +454,28 @@ def test_execution_fields_reach_the_unit(tmp_path):
     assert student.request.evaluate_at == (3, 400)
     every = plan_of(apply_overrides(sweep_of(tmp_path), ["evaluate_every=0.5 epochs"]))
     assert every.of_kind("student")[0].request.evaluate_at == (195, 390, 400)
+
+
+def test_overrides_that_make_another_experiment_stand_in_the_plan(tmp_path):
+    sweep = sweep_of(tmp_path)
+    plain = plan_document(sweep, plan_of(sweep))
+    assert "overrides" not in plain
+    same = ["batch_size=128", "teacher.accuracy=60", "precision=bf16", "teacher.screen=100"]
+    execution = ["workers=2", "keep_checkpoint=none", "teacher.max_steps=7", "evaluate_at=[3]"]
+    assert apply_overrides(sweep, [*same, *execution]).overrides == ()
+    changed = apply_overrides(sweep, ["steps=200", "lr=0.1", "augmentation={base: std, flip_p: 0}"])
+    document = plan_document(changed, plan_of(changed))
+    assert document["overrides"][1:] == ["training.steps=200", "training.lr=0.1"]
+    assert document["overrides"][0].startswith("augmentation={")
+
+
+def test_an_override_that_empties_a_table_is_refused(tmp_path):
+    report = "report: [{table: t, where: {training.steps: 400}, rows: [strategy]}]\n"
+    sweep = sweep_of(tmp_path, report)
+    assert apply_overrides(sweep, ["steps=400", "lr=0.1"]).overrides == ("training.lr=0.1",)
+    with pytest.raises(SpecError, match=r"leaves t of .* empty") as caught:
+        apply_overrides(sweep, ["steps=200"])
+    assert [problem.key for problem in caught.value.problems] == ["training.steps"]
 
 
 def test_points_keep_the_order_of_the_file(tmp_path):

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from orchestrator import cli, paths
 from orchestrator.plandocument import plan_document
+from orchestrator.scalenotes import MAPPED_LATER
 from orchestrator.status import run_states
 from orchestrator.store import Store
 from orchestrator.units import snapshot_token
@@ -106,6 +107,14 @@ def test_the_screen(store: Store) -> None:
     header, row = [line.split() for line in shown.splitlines()[-2:]]
     assert header == ["sweep", "runs", "done", "begun", "failed", "blocked", "to", "do"]
     assert row == [SWEEP, "4", "0", "0", "1", "2", "1"]
+
+
+def test_a_pilot_whose_teachers_are_not_measured(store: Store) -> None:
+    """It asks for no student yet; that is not the same as nothing to do."""
+    plan = {"points": [], "scale": {"name": "pilot", "notes": [MAPPED_LATER], "steps": {}}}
+    store.write_json(paths.plan_json("small-pilot"), plan)
+    shown = CliRunner().invoke(cli.app, ["status", "--store", str(store.root)]).output
+    assert shown.splitlines()[-1] == f"small-pilot: {MAPPED_LATER}"
 
 
 class TestUi:

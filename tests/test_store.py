@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from orchestrator import paths
 from orchestrator.errors import StoreError
 from orchestrator.store import Store
 from orchestrator.store_local import temporary_name
+from trainers.spec import Dataset, TargetsSpec, TeacherRef
 
 
 @pytest.fixture(autouse=True)
@@ -301,8 +303,15 @@ class TestPaths:
         assert paths.snapshot_weights(name, 30.0).endswith("/snapshots/acc-30.safetensors")
         assert paths.snapshot_json(name, 12.5).endswith("/snapshots/acc-12.5.json")
         assert paths.checkpoint(name, "step-00000300").endswith("/checkpoint/step-00000300.ckpt")
-        targets = paths.targets_file("ab" * 32, "train", "plain", 2.0, "float32")
-        assert targets == "targets/abababababababab-train-plain-T2-f32.arrow"
+        spec = TargetsSpec(
+            dataset=Dataset(name="digits", fingerprint="f" * 64),
+            teacher=TeacherRef(key="cd" * 32, accuracy=30.0),
+            temperature=2.0,
+        )
+        targets = paths.targets_file(spec, "ab" * 32)
+        assert targets == "targets/abababababababab-cdcdcdcd-train-plain-T2-f32.arrow"
+        other = dataclasses.replace(spec, teacher=TeacherRef(key="ef" * 32, accuracy=30.0))
+        assert paths.targets_file(other, "ab" * 32) != targets  # the same weights, not trained yet
         assert paths.plan_json("demo") == "sweeps/demo/plan.json"
         assert paths.report_dir("demo") == "sweeps/demo/report"
         assert (paths.lease(), paths.stop_flag()) == ("lease.json", "control/stop")

@@ -221,7 +221,8 @@ def _check_counts(info: DatasetInfo) -> None:
     if found != wanted:
         raise DataError(
             f"data set {info.name!r} has {found}, not {wanted}",
-            "complete the copy, or say that it is a subset (subset: true, --subset)",
+            f"complete the copy, or say that it is a part: `targetsweep data prepare {info.name} "
+            "--subset`, or `subset: true` where the sweep says `data:`",
         )
 
 

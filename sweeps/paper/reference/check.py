@@ -271,4 +271,8 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(
+            "usage: python sweeps/paper/reference/check.py FOLDER (with the text of both copies)"
+        )
     sys.exit(main(Path(sys.argv[1])))
