@@ -136,7 +136,7 @@ def _status(
     live: bool,
 ) -> Status:
     if result is not None and _covers(result, request):
-        missing = {*result.get("missing", [])}
+        missing = {*result.get("missing", [])} if not request.get("measures") else set()
         return "FAILED" if missing.intersection(request.get("presets", [])) else "FINISHED"
     failed = store.modified(paths.failure(name))
     # A request newer than the failure is the retry under way.

@@ -82,6 +82,11 @@ class TestSync:
         store.write_json(paths.result(unit), {**result, "missing": [99.0]})
         tracker.sync()
         assert Seen(tracker.uri).runs("teacher")[0].info.status == "FAILED"
+        # A pilot asked how far it comes: that it came no further is an answer.
+        measuring = {"horizon": 1000, "presets": [60.0, 99.0], "measures": True}
+        store.write_json(paths.request_json(unit), measuring)
+        tracker.sync()
+        assert Seen(tracker.uri).runs("teacher")[0].info.status == "FINISHED"
 
     def test_nothing_changed_does_not_import_mlflow(self, store: Store) -> None:
         write_plan(store, [1])
