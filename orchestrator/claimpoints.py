@@ -12,7 +12,7 @@ from orchestrator.fieldtypes import plain
 from orchestrator.grid import Point
 from orchestrator.reportpoints import REPORTED, horizon_of
 from orchestrator.settings import INDEX
-from orchestrator.yamlsource import KeyPath, Source, dotted
+from orchestrator.yamlsource import KeyPath, Source
 from trainers.data.info import DatasetInfo
 
 __all__ = ["check_claim_points"]
@@ -87,11 +87,9 @@ def _named(test: Any) -> Iterator[tuple[KeyPath, str, Any]]:
 def _problem(
     source: Source, path: KeyPath, value: object, message: str, names: Iterable[str]
 ) -> Problem:
-    return Problem(
-        file=source.file,
-        key=dotted(path),
-        line=source.line(path),
-        message=message,
+    return source.problem(
+        path,
+        message,
         value=None if value is ... else value,
-        nearest=nearest(value, names) if isinstance(value, str) else None,
+        like=nearest(value, names) if isinstance(value, str) else None,
     )

@@ -15,7 +15,7 @@ from dashboards.layout import ClaimItem
 from orchestrator.errors import Problem, nearest
 from orchestrator.reportitems import read_report
 from orchestrator.sweepfile import GroupFile, read_sections
-from orchestrator.yamlsource import KeyPath, Source, dotted
+from orchestrator.yamlsource import KeyPath, Source
 
 __all__ = ["Group", "check_claims", "is_group", "read_group"]
 
@@ -47,7 +47,7 @@ def read_group(source: Source, chain: Sequence[Path]) -> tuple[Group, list[Probl
         if key in source.data:
             remedy = "put it into the sweep files, or leave `include` out"
             message = "does not belong into a group, which has no points of its own"
-            problems.append(_problem(source, (key,), message, remedy))
+            problems.append(source.problem((key,), message, remedy))
     files: dict[int, Path] = {}
     for index, entry in enumerate(sections["include"] or ()):
         path = Path(source.file).parent / entry
@@ -55,14 +55,14 @@ def read_group(source: Source, chain: Sequence[Path]) -> tuple[Group, list[Probl
         if fault is None:
             files[index] = path
         else:
-            problems.append(_problem(source, ("include", index), *fault))
+            problems.append(source.problem(("include", index), *fault))
     report, wrong = read_report(sections["report"], source)
     problems += wrong
     for index, item in enumerate(report):
         if not isinstance(item, ClaimItem):
             message = "a group reports claims alone"
             remedy = "put tables and figures into the sweep whose points they show"
-            problems.append(_problem(source, ("report", index), message, remedy))
+            problems.append(source.problem(("report", index), message, remedy))
     return Group(
         name=sections["name"] or "",
         title=sections["title"],
@@ -100,15 +100,9 @@ def check_claims(source: Source, report: Iterable[Any], names: Iterable[str]) ->
             path: KeyPath = ("report", index, "tests", number)
             if test.sweep is None:
                 remedy = "add `sweep: …`: a group has no points of its own"
-                yield _problem(source, path, "names no sweep", remedy)
+                yield source.problem(path, "names no sweep", remedy)
             elif test.sweep not in names:
                 like = nearest(test.sweep, names)
                 message = f"the group includes no sweep {test.sweep!r}"
                 remedy = f"nearest: {like}" if like else f"it includes {', '.join(names)}"
-                yield _problem(source, (*path, "sweep"), message, remedy)
-
-
-def _problem(source: Source, path: KeyPath, message: str, remedy: str) -> Problem:
-    return Problem(
-        file=source.file, key=dotted(path), line=source.line(path), message=message, remedy=remedy
-    )
+                yield source.problem((*path, "sweep"), message, remedy)

@@ -21,7 +21,7 @@ from orchestrator.fieldtypes import plain
 from orchestrator.referencefile import ReferenceFile, read_references
 from orchestrator.settings import FIELDS, BadValueError, canonical_name
 from orchestrator.sweepfile import problems_of
-from orchestrator.yamlsource import KeyPath, Source, dotted
+from orchestrator.yamlsource import KeyPath, Source
 
 __all__ = ["read_report", "reference_file"]
 
@@ -54,7 +54,7 @@ def read_report(raw: list[Any], source: Source) -> tuple[tuple[Item, ...], list[
             message = f"{item.name!r} is the name of an earlier item"
             at = (*path, next(key for key in _MODELS if key in entry))
             remedy = "give each table, figure and claim a name of its own"
-            problems.append(_problem(source, at, message, remedy))
+            problems.append(source.problem(at, message, remedy))
         if not isinstance(item, ClaimItem):
             item, wrong = _with_references(item, source, path)
             problems += [problem for problem in wrong if problem not in problems]
@@ -77,14 +77,14 @@ def _with_references(
 ) -> tuple[TableItem | FigureItem, list[Problem]]:
     if item.references:
         message = "is written by the planner; name a CSV file under `reference` instead"
-        return item, [_problem(source, (*path, "references"), message, "")]
+        return item, [source.problem((*path, "references"), message, "")]
     file = reference_file(item, source)
     if file is None:
         return item, []
     if not file.path.exists():
         message = f"is {item.reference!r}: there is no file {file.path}"
         remedy = "give its path relative to the sweep file"
-        return item, [_problem(source, (*path, "reference"), message, remedy)]
+        return item, [source.problem((*path, "reference"), message, remedy)]
     return item.model_copy(update={"references": file.references}), file.problems
 
 
@@ -92,12 +92,6 @@ def _keys(entry: object) -> list[str]:
     key = next((key for key in _MODELS if isinstance(entry, Mapping) and key in entry), "table")
     models: list[type[BaseModel]] = [_MODELS[key], Contrast]
     return [name for model in models for name in model.model_fields]
-
-
-def _problem(source: Source, at: KeyPath, message: str, remedy: str) -> Problem:
-    return Problem(
-        file=source.file, key=dotted(at), line=source.line(at), message=message, remedy=remedy
-    )
 
 
 def _one_spelling(entry: object) -> object:

@@ -11,7 +11,7 @@ from orchestrator.errors import Problem, nearest
 from orchestrator.fieldtypes import plain
 from orchestrator.grid import Condition, Point, matches, projection
 from orchestrator.settings import FIELDS, INDEX, NUM_REPORTED, UNREPORTED
-from orchestrator.yamlsource import KeyPath, Source, dotted
+from orchestrator.yamlsource import KeyPath, Source
 from trainers.data.info import DatasetInfo
 
 __all__ = ["REPORTED", "check_report", "horizon_of", "item_points", "student_horizon"]
@@ -172,16 +172,8 @@ class _ItemCheck:
         names: Iterable[str] = (),
         remedy: str = "",
     ) -> Problem:
-        path = (*self.path, *at)
-        return Problem(
-            file=self.source.file,
-            key=dotted(path),
-            line=self.source.line(path),
-            message=message,
-            value=value,
-            nearest=nearest(value, sorted(names)) if value is not None else None,
-            remedy=remedy,
-        )
+        like = nearest(value, sorted(names)) if value is not None else None
+        return self.source.problem((*self.path, *at), message, remedy, value=value, like=like)
 
 
 def _shown(values: list[Any]) -> str:

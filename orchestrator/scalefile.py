@@ -18,7 +18,7 @@ from orchestrator.scale import Scale
 from orchestrator.settings import FIELDS, BadValueError
 from orchestrator.settingsfile import SettingsReader
 from orchestrator.sweepfile import Section, SweepName, read_sections
-from orchestrator.yamlsource import KeyPath, Source, dotted, read_yaml
+from orchestrator.yamlsource import KeyPath, Source, read_yaml
 
 __all__ = ["ScaleFile", "load_scale", "read_scale"]
 
@@ -178,14 +178,4 @@ class _Reader:
         remedy: str = "",
     ) -> None:
         path = (*self.path, *at)
-        self.problems.append(
-            Problem(
-                file=self.source.file,
-                key=dotted(path),
-                line=self.source.line(path),
-                message=message,
-                value=value,
-                nearest=like,
-                remedy=remedy,
-            )
-        )
+        self.problems.append(self.source.problem(path, message, remedy, value=value, like=like))

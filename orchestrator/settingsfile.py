@@ -151,17 +151,7 @@ class SettingsReader:
         like: str | None = None,
         remedy: str = "",
     ) -> None:
-        self.problems.append(
-            Problem(
-                file=self.source.file,
-                key=dotted(at),
-                line=self.source.line(at),
-                message=message,
-                value=value,
-                nearest=like,
-                remedy=remedy,
-            )
-        )
+        self.problems.append(self.source.problem(at, message, remedy, value=value, like=like))
 
 
 def _where_to_look(name: str) -> str:

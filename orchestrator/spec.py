@@ -207,13 +207,8 @@ class _Loader:
 
 
 def _scale_problem(source: Source, message: str) -> Problem:
-    return Problem(
-        file=source.file,
-        key="scale",
-        line=source.line(("scale",)),
-        message=message,
-        remedy="give a scale file, relative to this one, or its keys",
-    )
+    remedy = "give a scale file, relative to this one, or its keys"
+    return source.problem(("scale",), message, remedy)
 
 
 def _scaled_name(name: str, scale: Scale | None) -> str:

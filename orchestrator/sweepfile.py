@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from pydantic_core import ErrorDetails
 
 from orchestrator.errors import Problem, nearest
-from orchestrator.yamlsource import KeyPath, Source, dotted
+from orchestrator.yamlsource import KeyPath, Source
 
 __all__ = [
     "DataLocation",
@@ -104,7 +104,7 @@ def read_sections(
     """
     if not isinstance(raw, Mapping):
         return read_sections(model, {}, path, source)[0], [
-            _problem(source, path, f"is {raw!r}, expected a mapping", value=raw)
+            source.problem(path, f"is {raw!r}, expected a mapping", value=raw)
         ]
     sections: dict[str, Any] = {}
     problems = [
@@ -118,7 +118,7 @@ def read_sections(
         )
         if name not in raw:
             if field.is_required():
-                problems.append(_problem(source, path, f"has no key {name!r}", f"add `{name}: …`"))
+                problems.append(source.problem(path, f"has no key {name!r}", f"add `{name}: …`"))
             continue
         annotation: Any = Annotated[field.annotation, field]
         try:
@@ -153,8 +153,7 @@ def problems_of(
             r"'([^']+)'", context.get("expected_tags", context.get("expected", ""))
         )
         problems.append(
-            _problem(
-                source,
+            source.problem(
                 at,
                 _message(item["msg"], value),
                 value=value,
@@ -201,24 +200,4 @@ def _unknown_key(source: Source, path: KeyPath, names: Iterable[str]) -> Problem
     names = list(names)
     remedy = f"valid keys: {', '.join(names)}"
     like = nearest(path[-1], names)
-    return _problem(source, path, "unknown key", "" if like else remedy, like=like)
-
-
-def _problem(
-    source: Source,
-    path: KeyPath,
-    message: str,
-    remedy: str = "",
-    *,
-    value: object = None,
-    like: str | None = None,
-) -> Problem:
-    return Problem(
-        file=source.file,
-        key=dotted(path) or "(file)",
-        line=source.line(path),
-        message=message,
-        value=value,
-        nearest=like,
-        remedy=remedy,
-    )
+    return source.problem(path, "unknown key", "" if like else remedy, like=like)

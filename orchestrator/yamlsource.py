@@ -46,6 +46,26 @@ class Source:
             path = path[:-1]
         return self.lines.get(path)
 
+    def problem(
+        self,
+        path: KeyPath,
+        message: str,
+        remedy: str = "",
+        *,
+        value: object = None,
+        like: str | None = None,
+    ) -> Problem:
+        """What is wrong at `path`, with its line. like: the valid name nearest to the one given."""
+        return Problem(
+            file=self.file,
+            key=dotted(path) or "(file)",
+            line=self.line(path),
+            message=message,
+            value=value,
+            nearest=like,
+            remedy=remedy,
+        )
+
 
 def read_yaml(path: Path) -> Source:
     """Reads one file. Nothing is raised: what is wrong stands in `problems`."""
