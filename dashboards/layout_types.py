@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -13,15 +13,7 @@ Metric = Literal[
 ]
 """Columns of metrics.parquet that describe training, not its execution. `top1` is a teacher's."""
 
-METRICS: tuple[Metric, ...] = (
-    "top1_h",
-    "top1_g",
-    "top1",
-    "train_kl",
-    "train_ce",
-    "target_entropy",
-    "teacher_agreement",
-)
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
 PSEUDO_FIELDS = ("metric", "step")
 """Names that stand among an item's fields but are no setting of a run."""

@@ -136,13 +136,13 @@ def run_sweeps(
             store.sweep_temporaries()
             if _prepare(sweeps, infos, locations, store, console):
                 sweeps, infos, locations = read_asked(asked, store)
-            hands = _Hands(store, options, console, tracking_uri, lease)
+            driving = _Driving(store, options, console, tracking_uri, lease)
             measuring = _measuring(sweeps, infos, store, limited(sweeps, asked))
             if measuring.left:
                 _check_all(sweeps, infos, asked, options)
                 _write_plans(bound(sweeps, infos, store, assume=False), infos, store)
                 console.print("first the teachers, to see which columns they can fill")
-                outcomes += hands.drive(measuring)
+                outcomes.append(driving.drive(measuring))
             sweeps = bound(sweeps, infos, store, assume=False)
             plan = store_plan(limited(sweeps, asked), infos, store)
             check_machine(plan.left, options)
@@ -151,10 +151,10 @@ def run_sweeps(
             if any(outcome.interrupted for outcome in outcomes):
                 console.print("the students wait for their teachers")
             elif plan.left:
-                outcomes += hands.drive(plan)
+                outcomes.append(driving.drive(plan))
             else:
                 console.print(f"nothing to train: {len(plan.units)} units are done or cannot be")
-            _publish_all(sweeps, store, console, tracking_uri, is_free=hands.is_free)
+            _publish_all(sweeps, store, console, tracking_uri, is_free=driving.is_free)
     except KeyboardInterrupt:  # before the first trial, or after the last
         raise InterruptedByUser(stopped_text()) from None
     conclude(plan, outcomes)
@@ -205,7 +205,7 @@ def _prepare(
 
 
 @dataclass
-class _Hands:
+class _Driving:
     """Drives one plan after the other. is_free: whether MLflow may be written to: a writer that
     hangs keeps it to itself."""
 
@@ -216,39 +216,30 @@ class _Hands:
     lease: Lease
     is_free: bool = True
 
-    def drive(self, plan: Plan) -> list[Outcome]:
-        place = (self.store, self.options, self.console, self.tracking_uri, self.lease)
-        outcome, is_free = _drive(plan, *place, self.is_free)
-        self.is_free = self.is_free and is_free
-        return [] if outcome is None else [outcome]
+    def drive(self, plan: Plan) -> Outcome:
+        """What became of the units.
 
-
-def _drive(
-    plan: Plan,
-    store: Store,
-    options: DriveOptions,
-    console: Console,
-    tracking_uri: str | None,
-    lease: Lease,
-    is_free: bool,
-) -> tuple[Outcome | None, bool]:
-    """What became of the units, and whether MLflow may (still) be written to.
-
-    Raises StoreInUseError when the store was taken away meanwhile: nothing may be written then, not
-    even a report.
-    """
-    done_before = sum(plan.work[unit.name].action == "done" for unit in plan.units)
-    progress = Progress(console, done_before=done_before)
-    console.print(f"{len(plan.left)} of {len(plan.units)} units to do, {done_before} done before")
-    tracking = _Tracking(store, tracking_uri, progress.warned) if is_free else None
-    try:
-        listeners = [tracking] if tracking else []
-        outcome = drive(plan, store, options, progress, listeners, lost=lease.lost)
-    finally:
-        is_free = tracking is not None and tracking.close()
-    if lease.lost.is_set():
-        raise StoreInUseError(f"{store.uri} was taken over by {holder(store) or 'another driver'}")
-    return outcome, is_free
+        Raises StoreInUseError when the store was taken away meanwhile: nothing may be written then,
+        not even a report.
+        """
+        store, lost = self.store, self.lease.lost
+        done_before = sum(plan.work[unit.name].action == "done" for unit in plan.units)
+        progress = Progress(self.console, done_before=done_before)
+        self.console.print(
+            f"{len(plan.left)} of {len(plan.units)} units to do, {done_before} done before"
+        )
+        listeners: list[_Tracking] = []
+        if self.is_free:
+            listeners.append(_Tracking(store, self.tracking_uri, progress.warned))
+        try:
+            outcome = drive(plan, store, self.options, progress, listeners, lost=lost)
+        finally:
+            self.is_free = self.is_free and all(tracking.close() for tracking in listeners)
+        if lost.is_set():
+            raise StoreInUseError(
+                f"{store.uri} was taken over by {holder(store) or 'another driver'}"
+            )
+        return outcome
 
 
 class _Tracking(Listener):

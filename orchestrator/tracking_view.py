@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dashboards import layout_types
 from orchestrator import paths
 from orchestrator.store import Store
 from orchestrator.units import provider
@@ -25,18 +26,7 @@ __all__ = ["METRICS", "Point", "RunView", "Status", "fingerprint", "is_kept", "u
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
-METRICS = (
-    "top1_h",
-    "top1_g",
-    "top1",
-    "train_kl",
-    "train_ce",
-    "target_entropy",
-    "teacher_agreement",
-    "epoch",
-    "images_per_s",
-    "wall_time_s",
-)
+METRICS = (*layout_types.METRICS, "epoch", "images_per_s", "wall_time_s")
 """Columns of metrics.parquet that become MLflow metrics. The UI slows with their number."""
 
 _MAX_PARAMS = 100  # MLflow's limit for one batch
