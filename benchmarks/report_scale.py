@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import resource
 import statistics
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 from machine import describe
 
 from dashboards import aggregate, load_plan, load_results, write_report
+from dashboards.seals import seal_json, seal_parquet
 
 PACKAGES = ("pyarrow", "pandas", "numpy", "matplotlib", "seaborn")
 TEACHERS = tuple(float(p) for p in range(10, 100, 10))
@@ -90,18 +92,21 @@ def write_store(store: Path, num_runs: int, num_evaluations: int) -> None:
         plan_points.append({"run": name, "settings": settings, "horizon": horizon})
         folder = store / "runs" / name
         folder.mkdir(parents=True)
-        pq.write_table(_metrics(steps, rng), folder / "metrics.parquet")
+        metrics = io.BytesIO()
+        pq.write_table(_metrics(steps, rng), metrics)
+        (folder / "metrics.parquet").write_bytes(seal_parquet(metrics.getvalue()))
         digest = hashlib.sha256(str(settings["teacher.accuracy"]).encode()).hexdigest()
         result = {"status": "complete", "step": horizon, "teacher_digest": digest}
         environment = {"torch": "2.11", "device": "cpu", "hostname": "bench"}
         result |= {"environment": environment, "wall_time_s": 1.0}
-        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "result.json").write_text(json.dumps(seal_json(result)))
     num_ipcs = -(-num_runs // PER_IPC)
     report = items([int(steps[len(steps) // 2]), int(steps[-1])], num_ipcs)
     plan = {"sweep": "bench", "fields": ["strategy", "teacher.accuracy", "ipc", "seed"]}
     folder = store / "sweeps" / "bench"
     folder.mkdir(parents=True)
-    (folder / "plan.json").write_text(json.dumps(plan | {"points": plan_points, "report": report}))
+    plan |= {"points": plan_points, "report": report}
+    (folder / "plan.json").write_text(json.dumps(seal_json(plan)))
 
 
 def _metrics(steps: np.ndarray, rng: np.random.Generator) -> pa.Table:

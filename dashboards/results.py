@@ -24,6 +24,7 @@ from dashboards.layout import (
     TableItem,
     unknown_fields,
 )
+from dashboards.seals import NoSealError, SealError, unseal_json
 from dashboards.store import Store, read_evaluations
 
 __all__ = [
@@ -240,10 +241,19 @@ def load_plan(store: str, sweep: str) -> Plan:
     files = Store.open(store)
     path = f"sweeps/{sweep}/plan.json"
     try:
-        plan = Plan.model_validate(json.loads(files.read(path)))
+        plan = Plan.model_validate(unseal_json(json.loads(files.read(path))))
     except FileNotFoundError:
         remedy = f"sweeps of this store: {', '.join(files.sweeps()) or 'none'}"
         raise ReportError(f"{store} holds no sweep {sweep!r}", remedy) from None
+    except NoSealError as error:
+        raise ReportError(
+            f"{path} in {store} has no seal: it was written before files had any, or is damaged",
+            "seal an old store once: targetsweep store check --seal; else run the sweep again",
+        ) from error
+    except SealError as error:
+        raise ReportError(
+            f"{path} in {store} is damaged: {error}", "run the sweep again"
+        ) from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ReportError(f"{path} in {store} is not a plan: {error}", "plan it again") from error
     _check_items(plan)

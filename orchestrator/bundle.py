@@ -27,6 +27,7 @@ from orchestrator import paths
 from orchestrator.bundlefile import Packed, bundle_error, parse_json
 from orchestrator.errors import StoreError
 from orchestrator.identity import canonical, from_canonical, kind_of, run_key
+from orchestrator.metricsfile import read_metrics
 from orchestrator.store import Store
 from trainers.spec import SEMANTICS
 
@@ -118,10 +119,12 @@ def _json(store: Store, rel: str) -> dict[str, Any] | None:
 
 def _read_table(store: Store, name: str) -> pa.Table | None:
     try:
-        table = pq.read_table(io.BytesIO(store.read_bytes(paths.metrics(name))))
-        return table.sort_by("step") if len(table) and _are_rows(table) else None
-    except (StoreError, OSError, pa.ArrowException):
+        table = read_metrics(store, name)
+    except StoreError:
         return None
+    if table is None or not len(table) or not _are_rows(table):
+        return None
+    return table.sort_by("step")
 
 
 def _are_rows(table: pa.Table) -> bool:

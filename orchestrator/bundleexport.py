@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pyarrow.compute as pc
 
-from orchestrator import paths
+from orchestrator import clock, paths
 from orchestrator.bundle import RunRecord, pack, portable, read_record
 from orchestrator.bundlefile import write_pack
+from orchestrator.damage import refuse_unsealed
 from orchestrator.errors import UserError, nearest
 from orchestrator.identity import canonical_json
 from orchestrator.store import Store
@@ -49,7 +49,7 @@ def export_bundle(store: Store, out: str, sweeps: Sequence[str] = ()) -> Exporte
     runs = dict(sorted(Counter(record.kind for record in records).items()))
     asked = [part for name in sweeps for part in ("--sweep", name)]
     about = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": clock.now_utc().isoformat(timespec="seconds"),
         "command": " ".join(["targetsweep store export", *asked]),
         "sweeps": sorted(plans),
         "runs": runs,
@@ -64,6 +64,7 @@ def export_bundle(store: Store, out: str, sweeps: Sequence[str] = ()) -> Exporte
 
 def _plans(store: Store, asked: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Plans by sweep; a group brings the sweeps it stands for."""
+    refuse_unsealed(store)
     there = [name for name in store.list(paths.sweeps_dir()) if store.exists(paths.plan_json(name))]
     if not there:
         raise UserError(f"{store.uri} holds no sweep", "give --store, or run a sweep file first")

@@ -8,20 +8,20 @@ import that is killed is finished by importing again.
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from orchestrator import paths
+from dashboards.seals import seal_parquet
+from orchestrator import clock, paths
 from orchestrator.bundle import RunRecord, read_record, unpack
 from orchestrator.bundlefile import Packed, read_pack
 from orchestrator.bundlemerge import Merged, merge, merge_plans
+from orchestrator.damage import refuse_unsealed
 from orchestrator.lease import Lease
 from orchestrator.store import Store
 
@@ -47,6 +47,7 @@ def import_bundles(store: Store, places: Sequence[str]) -> list[Imported]:
     """Raises UserError before anything is written where a bundle is damaged or foreign or the store
     is driven. Conflicts are no error here: they are in what is returned, and nothing of theirs is
     written."""
+    refuse_unsealed(store)
     bundles = [read_pack(place) for place in places]
     contents = [unpack(packed) for packed in bundles]
     with Lease(store, "targetsweep store import"):
@@ -92,7 +93,7 @@ def _write(
     if record.table is not None:
         buffer = io.BytesIO()
         pq.write_table(record.table.replace_schema_metadata(), buffer, compression="zstd")
-        store.write_bytes(paths.metrics(name), buffer.getvalue())
+        store.write_bytes(paths.metrics(name), seal_parquet(buffer.getvalue()))
     for preset, content in record.snapshots.items():
         if ours is None or preset not in ours.snapshots:
             store.write_json(paths.snapshot_json(name, float(preset)), dict(content))
@@ -110,7 +111,7 @@ def _remember(store: Store, merged: Merged, theirs: RunRecord, packed: Packed) -
     entry = {
         "bundle": packed.digest,
         "created": packed.manifest.get("created"),
-        "imported": datetime.now(UTC).isoformat(timespec="seconds"),
+        "imported": clock.now_utc().isoformat(timespec="seconds"),
         "brought": merged.action,
         "horizon": (theirs.result or {}).get("horizon"),
         "environment": dict(theirs.environment),
@@ -151,6 +152,5 @@ def _import_plan(store: Store, name: str, theirs: dict[str, Any]) -> list[str]:
             "sweep file writes it anew, and finds the runs that were imported"
         ]
     if merged != ours:
-        document = json.dumps(merged, indent=1)  # as `run` writes it, in the file's order
-        store.write_bytes(paths.plan_json(name), document.encode())
+        store.write_json(paths.plan_json(name), dict(merged), in_order=True)  # as `run` writes it
     return []

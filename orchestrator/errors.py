@@ -4,7 +4,9 @@ TargetsweepError              exit status 1
 ├── UserError                 exit status 2: nothing was started, nothing was lost
 │   ├── SpecError             all problems of the sweep files at once
 │   ├── StoreError            the store cannot be read or written
-│   │   └── StoreInUseError   another driver holds the store
+│   │   ├── StoreInUseError   another driver holds the store
+│   │   ├── DamagedFileError  a file is not what was once written: its checksum does not fit
+│   │   └── LostNeedError     a file that a run learns from is gone
 │   └── MachineError          this machine lacks something (a device, an address)
 └── RunsFailedError           some runs failed or are blocked; the rest is finished
 """
@@ -16,6 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = [
+    "DamagedFileError",
+    "LostNeedError",
     "MachineError",
     "Problem",
     "RunsFailedError",
@@ -86,11 +90,54 @@ class SpecError(UserError):
 
 
 class StoreError(UserError):
-    pass
+    """errno: what the system said, where a read or a write failed; EIO where it gave no number
+    (an object store's network)."""
+
+    errno: int | None = None
 
 
 class StoreInUseError(StoreError):
     pass
+
+
+class DamagedFileError(StoreError):
+    """A file that is not what was once written.
+
+    rel: the file. reason: how that was noticed. also: files that go with it and are set aside with
+    it (a snapshot's record and its weights).
+    """
+
+    def __init__(
+        self, rel: str, reason: str, also: Iterable[str] = (), *, remedy: str | None = None
+    ) -> None:
+        self.rel = rel
+        self.reason = reason
+        self.also = tuple(also)
+        if remedy is None:
+            remedy = "run the sweep again: damaged files are set aside and made again"
+        super().__init__(f"{rel} is damaged: {reason}", remedy)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _damaged, (self.rel, self.reason, self.also, self.remedy)
+
+    @property
+    def damaged(self) -> list[str]:
+        """Every file to set aside, relative to the store."""
+        return [self.rel, *self.also]
+
+
+def _damaged(rel: str, reason: str, also: tuple[str, ...], remedy: str) -> DamagedFileError:
+    return DamagedFileError(rel, reason, also, remedy=remedy)
+
+
+class LostNeedError(StoreError):
+    """What a run learns from (a snapshot, soft targets, kept weights) is gone; running again makes
+    it anew."""
+
+    @property
+    def damaged(self) -> list[str]:
+        """Nothing is left to set aside."""
+        return []
 
 
 class MachineError(UserError):

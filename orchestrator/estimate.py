@@ -8,18 +8,14 @@ evaluations and a teacher's validations are added; those of whole runs have them
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from orchestrator import paths
 from orchestrator.errors import StoreError
+from orchestrator.metricsfile import read_metrics
 from orchestrator.plan import Plan
 from orchestrator.rates import EVALUATION, Group, Rates
 from orchestrator.store import Store
@@ -72,9 +68,10 @@ def measured_rates(store: Store, plan: Plan) -> Rates:
 
 def _rate(store: Store, name: str) -> float | None:
     try:
-        data = store.read_bytes(paths.metrics(name))
-        table = pq.read_table(io.BytesIO(data), columns=["step", "wall_time_s"])
-    except (StoreError, OSError, pa.ArrowException):
+        table = read_metrics(store, name, ["step", "wall_time_s"])
+    except StoreError:
+        return None
+    if table is None:
         return None
     last = max(table.to_pylist(), key=lambda row: row["step"], default=None)
     return last["step"] / last["wall_time_s"] if last and last["wall_time_s"] else None

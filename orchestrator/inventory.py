@@ -1,17 +1,18 @@
-"""What the store holds of a plan's units. Reads little: most runs of most calls are complete."""
+"""What the store holds of a plan's units. Reads little: most runs of most calls are complete.
+
+Nothing that it says rests on a damaged file: whatever it reads carries a checksum, and what does
+not fit counts as not there and is named.
+"""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from orchestrator import paths
-from orchestrator.errors import StoreError
+from orchestrator.errors import DamagedFileError, StoreError
+from orchestrator.metricsfile import read_metrics
 from orchestrator.store import Store
 from orchestrator.units import Held, HeldSnapshot, Unit, provider
 from trainers.spec import TargetsSpec
@@ -22,14 +23,18 @@ _THREADS = 16
 """A remote store answers a request in tens of milliseconds, whatever its size."""
 
 
-def read_inventory(store: Store, units: Iterable[Unit]) -> dict[str, Held]:
+def read_inventory(
+    store: Store, units: Iterable[Unit], damaged: list[DamagedFileError] | None = None
+) -> dict[str, Held]:
     """What is there of each unit, by name; units of which nothing is there are left out. A file
-    that cannot be read counts as not there: its run is trained again."""
+    that cannot be read counts as not there: its run is trained again. damaged: gets every file that
+    is not what was once written."""
     units = list(units)
     there = set(store.list(paths.runs_dir()))
     runs = [unit for unit in units if unit.kind != "targets" and unit.name in there]
+    read = _Reader(store, [] if damaged is None else damaged)
     with ThreadPoolExecutor(_THREADS) as pool:
-        held = dict(zip((unit.name for unit in runs), pool.map(_Reader(store), runs), strict=True))
+        held = dict(zip((unit.name for unit in runs), pool.map(read, runs), strict=True))
     files = set(store.list(paths.targets_dir()))
     for unit in units:
         if isinstance(unit.spec, TargetsSpec) and _has_targets(unit.spec, unit, held, files):
@@ -48,12 +53,19 @@ def _has_targets(spec: TargetsSpec, unit: Unit, held: Mapping[str, Held], files:
 
 
 class _Reader:
-    def __init__(self, store: Store) -> None:
+    """damaged: where damaged files are put, by several threads."""
+
+    def __init__(self, store: Store, damaged: list[DamagedFileError]) -> None:
         self.store = store
+        self.damaged = damaged
 
     def __call__(self, unit: Unit) -> Held:
         result = self._json(paths.result(unit.name))
+        evaluated: frozenset[int] = frozenset()
         sound = result is not None and _is_sound(result, unit)
+        if sound and result is not None:
+            evaluated = self._evaluated(unit.name)
+            sound = self._has_rows(unit, result, evaluated)
         facts = result if sound and result is not None else {}
         checkpoints = self._checkpoint_names(unit.name)
         failure = None if sound else self._json(paths.failure(unit.name))
@@ -62,7 +74,7 @@ class _Reader:
         return Held(
             complete=sound,
             horizon=facts.get("horizon", 0),
-            evaluated=self._evaluated(unit.name) if sound else frozenset(),
+            evaluated=evaluated if sound else frozenset(),
             checkpoints=_steps(checkpoints),
             kept=self._kept(unit),
             teacher_digest=facts.get("teacher_digest"),
@@ -114,8 +126,11 @@ class _Reader:
     def _json(self, rel: str) -> dict[str, Any] | None:
         try:
             return self.store.read_json(rel)
+        except DamagedFileError as error:
+            self.damaged.append(error)
         except StoreError:
-            return None
+            pass
+        return None
 
     def _checkpoint_names(self, name: str) -> list[str]:
         names = self.store.list(paths.checkpoint_dir(name))
@@ -123,11 +138,26 @@ class _Reader:
 
     def _evaluated(self, name: str) -> frozenset[int]:
         try:
-            data = self.store.read_bytes(paths.metrics(name))
-            steps = pq.ParquetFile(io.BytesIO(data)).read(columns=["step"])["step"]
-        except (StoreError, OSError, KeyError, pa.ArrowException):
+            table = read_metrics(self.store, name, ["step"])
+        except DamagedFileError as error:
+            self.damaged.append(error)
             return frozenset()
-        return frozenset(steps.to_pylist())
+        except StoreError:
+            return frozenset()
+        return frozenset() if table is None else frozenset(table["step"].to_pylist())
+
+    def _has_rows(self, unit: Unit, result: Mapping[str, Any], steps: frozenset[int]) -> bool:
+        """Whether the rows go as far as the result says. One without its rows is no result, and
+        would be taken for one again while they are made anew: it goes with them."""
+        if unit.kind == "teacher":  # its last rows may lie before the end of its search
+            last = max((one["step"] for one in result.get("presets", {}).values()), default=0)
+        else:
+            last = result.get("step", result["horizon"])
+        if max(steps, default=-1) >= last:
+            return True
+        error = DamagedFileError(paths.result(unit.name), "its rows are damaged or gone")
+        self.damaged.append(error)
+        return False
 
     def _snapshots(self, unit: Unit) -> dict[float, HeldSnapshot]:
         found = {}

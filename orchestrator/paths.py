@@ -14,11 +14,17 @@ from trainers.spec import TargetsSpec
 __all__ = [
     "checkpoint",
     "checkpoint_dir",
+    "control_dir",
+    "damaged_dir",
     "dataset_dir",
     "dataset_meta",
     "datasets_dir",
+    "drain_flag",
     "failure",
+    "hang",
     "imported_json",
+    "job",
+    "job_json",
     "kept_json",
     "kept_weights",
     "lease",
@@ -27,6 +33,7 @@ __all__ = [
     "mlflow_db",
     "plan_json",
     "preset_name",
+    "probe",
     "report_dir",
     "request_json",
     "result",
@@ -35,6 +42,7 @@ __all__ = [
     "run_name",
     "runs_dir",
     "safe_name",
+    "sealing",
     "snapshot_json",
     "snapshot_weights",
     "snapshots_dir",
@@ -102,6 +110,11 @@ def result(name: str) -> str:
 
 def failure(name: str) -> str:
     return f"{run_dir(name)}/failure.json"
+
+
+def hang(name: str, rank: int) -> str:
+    """The stacks of a worker that hung; its first line names the attempt."""
+    return f"{run_dir(name)}/hang-{rank}.txt"
 
 
 def imported_json(name: str) -> str:
@@ -186,8 +199,44 @@ def report_dir(sweep: str) -> str:
     return f"{sweep_dir(sweep)}/report"
 
 
-def stop_flag() -> str:
-    return "control/stop"
+def control_dir() -> str:
+    return "control"
+
+
+def stop_flag(driver: str = "") -> str:
+    """There while the trials of this driver (`lease.Holder.id`) are asked to checkpoint and stop.
+    It names the driver, so that it cannot outlive the one it was meant for."""
+    return f"control/stop-{safe_name(driver)}" if driver else "control/stop"
+
+
+def job_json() -> str:
+    """The Ray job that drives the store, or drove it last."""
+    return "control/job.json"
+
+
+def drain_flag(node_id: str) -> str:
+    """Exists while a Ray node is about to leave: what runs there checkpoints and ends."""
+    return f"control/drain-{safe_name(node_id)}"
+
+
+def job() -> str:
+    """The Ray job that drives this store, for `status` and `stop`."""
+    return "control/job.json"
+
+
+def probe() -> str:
+    """Written to find out whether the store can be written at all."""
+    return "control/probe"
+
+
+def sealing() -> str:
+    """Exists while `store check --seal` is not through: until then some files have no seal."""
+    return "control/sealing"
+
+
+def damaged_dir() -> str:
+    """Damaged files that were set aside; nothing reads them."""
+    return "damaged"
 
 
 def lease() -> str:

@@ -4,9 +4,7 @@ what a kill left of those goes here."""
 
 from __future__ import annotations
 
-import time
-
-from orchestrator import paths
+from orchestrator import clock, paths
 from orchestrator.plan import Plan
 from orchestrator.store import Store
 
@@ -16,7 +14,7 @@ __all__ = ["prune_checkpoints"]
 def prune_checkpoints(store: Store, plan: Plan, now: float | None = None) -> list[str]:
     """Deletes the checkpoints of done runs whose result is older than they are to be kept; returns
     the runs' names. Such a run is extended by training it again, and `plan` says so."""
-    now = time.time() if now is None else now
+    now = clock.now_s() if now is None else now
     awaited = {token for unit in plan.left for token in unit.needs}
     pruned = []
     for unit in plan.units:

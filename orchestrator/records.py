@@ -14,8 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dashboards.seals import seal_parquet
 from orchestrator import paths
-from orchestrator.errors import StoreError
+from orchestrator.errors import DamagedFileError, LostNeedError, StoreError
+from orchestrator.metricsfile import read_metrics
 from orchestrator.store import Store
 from trainers.checkpoint import dump_state, dump_weights, parse_state, parse_weights, weights_digest
 from trainers.errors import CheckpointError
@@ -38,10 +40,11 @@ _KEPT_WEIGHTS = re.compile(r"step-(\d{8})\.json")
 
 
 def read_snapshot(store: Store, teacher: str, preset: float) -> dict[str, Any]:
-    """snapshots/acc-<preset>.json of a teacher run. StoreError when the snapshot does not exist."""
+    """snapshots/acc-<preset>.json of a teacher run. DamagedFileError when it is not what was
+    written, LostNeedError when the snapshot does not exist."""
     found = store.read_json(paths.snapshot_json(teacher, preset))
     if found is None:
-        raise StoreError(
+        raise LostNeedError(
             f"{teacher} has no snapshot at {preset:g}%",
             "run the sweep again: the teacher is trained until it has one",
         )
@@ -49,36 +52,36 @@ def read_snapshot(store: Store, teacher: str, preset: float) -> dict[str, Any]:
 
 
 def read_snapshot_weights(store: Store, teacher: str, preset: float) -> tuple[dict[str, Any], str]:
-    """The weights and their digest. CheckpointError when the bytes are not those once saved."""
+    """The weights and their digest. DamagedFileError when the bytes are not those once saved,
+    LostNeedError when they are gone."""
     digest: str = read_snapshot(store, teacher, preset)["digest"]
-    data = store.read_bytes(paths.snapshot_weights(teacher, preset))
+    return _read_weights(store, paths.snapshot_weights(teacher, preset), digest), digest
+
+
+def _read_weights(store: Store, rel: str, digest: str) -> dict[str, Any]:
+    if not store.exists(rel):
+        raise LostNeedError(f"{rel} is gone", "run the sweep again: it is made anew")
+    data = store.read_bytes(rel)
     if weights_digest(data) != digest:
-        raise CheckpointError(
-            f"snapshot acc-{preset:g} of {teacher} is damaged (its digest does not fit)",
-            f"delete {paths.snapshot_json(teacher, preset)}; the next run harvests it again",
-        )
-    return parse_weights(data), digest
+        raise DamagedFileError(rel, "its digest does not fit")
+    try:
+        return parse_weights(data)
+    except CheckpointError as error:
+        raise DamagedFileError(rel, error.problem) from error
 
 
 def read_kept_weights(
     store: Store, student: str, step: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The weights a student kept, and their record (`digest`, `teacher_digest`). StoreError when it
-    kept none at that step, CheckpointError when the bytes are not those once saved."""
+    """The weights a student kept, and their record (`digest`, `teacher_digest`). LostNeedError when
+    it kept none at that step, DamagedFileError when the bytes are not those once saved."""
     found = store.read_json(paths.kept_json(student, step))
     if found is None:
-        raise StoreError(
+        raise LostNeedError(
             f"{student} kept no weights at step {step}",
             "run the sweep again: the student is trained until it has",
         )
-    data = store.read_bytes(paths.kept_weights(student, step))
-    if weights_digest(data) != found["digest"]:
-        raise CheckpointError(
-            f"the weights that {student} kept at step {step} are damaged (their digest does not "
-            "fit)",
-            f"delete {paths.kept_json(student, step)}; the next run makes them again",
-        )
-    return parse_weights(data), found
+    return _read_weights(store, paths.kept_weights(student, step), found["digest"]), found
 
 
 def differing_column(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
@@ -95,33 +98,66 @@ def differing_column(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str 
 class Records:
     """The files of one run, for the one process that writes them.
 
-    rows: by step, with what the store already has; a damaged metrics file counts as none. attempt:
-    the driver's name for this attempt; once request.json names another, every write is refused.
+    rows: by step, with what the store already has; none after damage. attempt: the driver's name
+    for this attempt; once request.json names another, every write is refused. writes: False for
+    the other workers of a distributed run, which only read.
+
+    A damaged file of the run is set aside with a warning: the run goes on from what is sound.
     """
 
     def __init__(
-        self, store: Store, name: str, columns: tuple[str, ...], *, attempt: str | None = None
+        self,
+        store: Store,
+        name: str,
+        columns: tuple[str, ...],
+        *,
+        attempt: str | None = None,
+        writes: bool = True,
     ) -> None:
         self._store = store
         self._name = name
         self._columns = columns
         self._attempt = attempt
-        self.rows: dict[int, Row] = {int(row["step"]): row for row in self._read_rows()}
+        self._writes = writes
         self.warnings: list[str] = []
         self._differs = False
+        self.rows: dict[int, Row] = {int(row["step"]): row for row in self._read_rows() or ()}
 
     def take_warnings(self) -> list[str]:
         """Those that nobody was told of yet."""
         taken, self.warnings = self.warnings, []
         return taken
 
-    def _read_rows(self) -> Iterable[Row]:
+    def _read_rows(self) -> list[Row] | None:
+        """None when there is no sound file. What rests on the rows is of no use without them: a
+        result, which says that they are there, and states, which no row would lead to."""
         try:
-            data = self._store.read_bytes(paths.metrics(self._name))
-            rows: list[Row] = pq.read_table(io.BytesIO(data)).to_pylist()
-        except (StoreError, pa.ArrowException, OSError):
-            return []
+            table = read_metrics(self._store, self._name)
+        except DamagedFileError as error:
+            self._set_aside(error.rel, error.reason)
+            if self._store.exists(paths.result(self._name)):
+                self._set_aside(paths.result(self._name), "its rows are damaged")
+            table = None
+        if table is None:
+            self.drop_checkpoints()
+            return None
+        rows: list[Row] = table.to_pylist()
         return rows
+
+    def _set_aside(self, rel: str, reason: str) -> None:
+        if self._writes:
+            kept = self._store.set_aside(rel, reason)
+            self.warnings.append(
+                f"damaged: {rel} ({reason}), set aside as {kept}; it is made again"
+            )
+
+    def _own_json(self, rel: str) -> dict[str, Any] | None:
+        """None for a damaged one, which is set aside."""
+        try:
+            return self._store.read_json(rel)
+        except DamagedFileError as error:
+            self._set_aside(error.rel, error.reason)
+            return None
 
     def _refuse_if_superseded(self) -> None:
         """A worker whose driver or network died may live on for a while beside its successor."""
@@ -146,7 +182,7 @@ class Records:
 
     def load_state(self, before: int | None = None) -> tuple[int, dict[str, Any] | None]:
         """The latest resumable state at a step below `before` (None: of all), as (step, state);
-        (0, None) when there is none. A damaged file is passed over, with a warning."""
+        (0, None) when there is none. A damaged file is set aside, with a warning."""
         steps = self.checkpoint_steps()
         for step in sorted(steps, reverse=True):
             if before is not None and step >= before:
@@ -154,7 +190,9 @@ class Records:
             rel = f"{paths.checkpoint_dir(self._name)}/{steps[step]}"
             try:
                 return step, parse_state(self._store.read_bytes(rel))
-            except (CheckpointError, StoreError) as error:
+            except CheckpointError as error:
+                self._set_aside(rel, error.problem)
+            except StoreError as error:  # listed, but not here yet: another node's cache lags
                 self.warnings.append(f"{self._name}: {rel} passed over: {error}")
         return 0, None
 
@@ -184,7 +222,9 @@ class Records:
         self._drop(self._rolling()[:-1])
 
     def drop_checkpoints(self) -> None:
-        self._store.delete_tree(paths.checkpoint_dir(self._name))
+        """For the one process that writes; nothing in others."""
+        if self._writes:
+            self._store.delete_tree(paths.checkpoint_dir(self._name))
 
     # -- rows --------------------------------------------------------------------------------
 
@@ -221,7 +261,7 @@ class Records:
         table = pa.table({name: [row.get(name) for row in rows] for name in self._columns})
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
-        self._store.write_bytes(paths.metrics(self._name), buffer.getvalue())
+        self._store.write_bytes(paths.metrics(self._name), seal_parquet(buffer.getvalue()))
 
     # -- snapshots and the result ------------------------------------------------------------
 
@@ -231,13 +271,16 @@ class Records:
         for file in self._store.list(paths.snapshots_dir(self._name)):
             if not file.endswith(".json"):
                 continue
-            try:
-                content = self._store.read_json(f"{paths.snapshots_dir(self._name)}/{file}") or {}
-            except StoreError:
-                continue
+            content = self._own_json(f"{paths.snapshots_dir(self._name)}/{file}") or {}
             if content.keys() >= {"preset", "step", "accuracy", "alpha", "digest"}:
                 found[float(content["preset"])] = content
         return found
+
+    def traced(self) -> set[float]:
+        """Presets that need not be looked for: harvested, and with the rows up to there. Where rows
+        were lost, the search goes over that stretch again, for them."""
+        reached = max(self.rows, default=-1)
+        return {preset for preset, one in self.harvested().items() if int(one["step"]) <= reached}
 
     def harvested(self) -> dict[float, dict[str, Any]]:
         """Snapshots whose weights are there too: of an imported teacher there are records alone."""
@@ -249,16 +292,19 @@ class Records:
         }
 
     def save_snapshot(self, event: Snapshot, teacher_key: str) -> None:
-        """Weights, then the JSON that makes the snapshot exist. A warning where an imported record
-        says other weights: students that learnt from those name their digest."""
+        """Weights, then the JSON that makes the snapshot exist. One that is there stays: students
+        may have learnt from it. A warning where a record says other weights: students that learnt
+        from those name their digest."""
         self._refuse_if_superseded()
         data = dump_weights(event.weights)
         before = self.snapshots().get(event.preset)
         if before is not None and before["digest"] != weights_digest(data):
             self.warnings.append(
-                f"{self._name}: snapshot acc-{event.preset:g} is not the imported one: "
+                f"{self._name}: snapshot acc-{event.preset:g} is not the one recorded: "
                 f"{weights_digest(data)[:16]} here, {before['digest'][:16]} there"
             )
+        if event.preset in self.harvested():
+            return
         self._store.write_bytes(paths.snapshot_weights(self._name, event.preset), data)
         self._store.write_json(
             paths.snapshot_json(self._name, event.preset),
@@ -278,10 +324,7 @@ class Records:
         found = set()
         for match in filter(None, map(_KEPT_WEIGHTS.fullmatch, files)):
             step = int(match[1])
-            try:
-                content = self._store.read_json(paths.kept_json(self._name, step)) or {}
-            except StoreError:
-                continue
+            content = self._own_json(paths.kept_json(self._name, step)) or {}
             if "digest" in content and f"{paths.step_name(step)}.safetensors" in files:
                 found.add(step)
         return found

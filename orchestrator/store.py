@@ -11,16 +11,20 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
-from orchestrator.errors import StoreError
+from dashboards.filesystem import child_uri
+from dashboards.seals import SealError, seal_json, unseal_json
+from orchestrator import clock, paths
+from orchestrator.errors import DamagedFileError, StoreError
+from orchestrator.redaction import redact_all
 from orchestrator.store_local import LocalBackend
 from orchestrator.store_remote import RemoteBackend
 
-__all__ = ["Backend", "Stamp", "Store"]
+__all__ = ["Backend", "Stamp", "Store", "store_errors"]
 
 
 class Stamp(NamedTuple):
@@ -43,6 +47,7 @@ class Backend(Protocol):
     def exists(self, rel: str) -> bool: ...
     def stamps(self, rel: str) -> dict[str, tuple[int, int]]: ...
     def modified(self, rel: str) -> float | None: ...
+    def move(self, rel: str, target: str) -> None: ...
     def delete(self, rel: str) -> None: ...
     def delete_tree(self, rel: str) -> None: ...
     def sweep_temporaries(self) -> list[str]: ...
@@ -91,22 +96,30 @@ class Store:
             return self._backend.read(_checked(rel))
 
     def read_json(self, rel: str) -> dict[str, Any] | None:
-        """The object in a JSON file, None when there is no such file."""
+        """The object in a JSON file, None when there is no such file. Raises DamagedFileError when
+        it is not the object that was once written: its seal is gone or does not fit."""
         with self._errors("read", rel):
             try:
                 data = self._backend.read(_checked(rel))
             except FileNotFoundError:
                 return None
-        return self._parse(data, rel)
+        return _unsealed(data, rel)
 
     def write_bytes(self, rel: str, data: bytes) -> None:
         """The file appears in full or stays as it was. Costs two fsyncs, about 1 to 20 ms."""
         with self._errors("write", rel):
             self._backend.write(_checked(rel), data)
 
-    def write_json(self, rel: str, obj: dict[str, Any]) -> None:
-        """Equal objects give equal bytes: sorted keys, two spaces, one newline at the end."""
-        text = json.dumps(obj, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    def write_json(self, rel: str, obj: dict[str, Any], *, in_order: bool = False) -> None:
+        """Sealed. Equal objects give equal bytes: sorted keys (in_order: as they come, for a plan,
+        whose order means something), two spaces, one newline at the end."""
+        text = json.dumps(
+            seal_json(redact_all(obj)),
+            sort_keys=not in_order,
+            indent=1 if in_order else 2,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
         self.write_bytes(rel, (text + "\n").encode())
 
     def upload(self, local: Path, rel: str) -> None:
@@ -145,6 +158,23 @@ class Store:
         with self._errors("delete", rel):
             self._backend.delete(_checked(rel))
 
+    def set_aside(self, rel: str, reason: str) -> str:
+        """Moves a damaged file to where nothing reads it, and says where that is; one that is gone
+        already (another process was faster) is fine. reason: what is wrong with it."""
+        kept = self._free_name(rel)
+        with self._errors(f"set aside ({reason})", rel):
+            self._backend.move(_checked(rel), kept)
+        return kept
+
+    def _free_name(self, rel: str) -> str:
+        """In `damaged/`: the time and the file's name; a number where that is taken."""
+        stem = f"{clock.now_utc():%Y%m%dT%H%M%SZ}-{rel.replace('/', '~')}"
+        kept, number = f"{paths.damaged_dir()}/{stem}", 1
+        while self.exists(kept):
+            number += 1
+            kept = f"{paths.damaged_dir()}/{stem}.{number}"
+        return kept
+
     def delete_tree(self, rel: str) -> None:
         """Removes a folder with everything in it; a missing one is fine."""
         with self._errors("delete", rel):
@@ -155,32 +185,36 @@ class Store:
         with self._errors("write", ""):
             return self._backend.sweep_temporaries()
 
-    def _parse(self, data: bytes, rel: str) -> dict[str, Any]:
-        try:
-            obj = json.loads(data)
-        except ValueError as error:
-            raise StoreError(
-                f"{self._where(rel)} is not JSON: {error}",
-                "it was written by something else: move it away and run again",
-            ) from error
-        if not isinstance(obj, dict):
-            raise StoreError(
-                f"{self._where(rel)} holds {type(obj).__name__}, not a JSON object",
-                "it was written by something else: move it away and run again",
-            )
-        return obj
-
     def _where(self, rel: str) -> str:
-        return f"{self.uri}/{rel}" if rel else self.uri
+        return child_uri(self.uri, rel) if rel else self.uri
 
-    @contextmanager
-    def _errors(self, verb: str, rel: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            remedy = _remedy(error, verb)
-            reason = error.strerror or str(error)
-            raise StoreError(f"cannot {verb} {self._where(rel)}: {reason}", remedy) from error
+    def _errors(self, verb: str, rel: str) -> AbstractContextManager[None]:
+        return store_errors(verb, self._where(rel))
+
+
+@contextmanager
+def store_errors(verb: str, what: str) -> Iterator[None]:
+    """Makes an OSError of the block a StoreError that keeps its number."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raised = StoreError(f"cannot {verb} {what}: {reason}", _remedy(error, verb))
+        raised.errno = error.errno or errno.EIO
+        raise raised from error
+
+
+def _unsealed(data: bytes, rel: str) -> dict[str, Any]:
+    try:
+        obj = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(rel, f"it is not JSON: {error}") from error
+    if not isinstance(obj, dict):
+        raise DamagedFileError(rel, f"it holds {type(obj).__name__}, not a JSON object")
+    try:
+        return unseal_json(obj)
+    except SealError as error:
+        raise DamagedFileError(rel, str(error)) from error
 
 
 def _local_path(uri: str) -> Path | None:

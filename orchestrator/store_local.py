@@ -7,12 +7,13 @@ import re
 import secrets
 import shutil
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import psutil
+
+from orchestrator import clock
 
 __all__ = ["LocalBackend", "replace_file", "temporary_name"]
 
@@ -69,6 +70,17 @@ class LocalBackend:
             return (self._root / rel).stat().st_mtime
         except FileNotFoundError:
             return None
+
+    def move(self, rel: str, target: str) -> None:
+        """A source that is gone is fine."""
+        source, kept = self._root / rel, self._root / target
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(source, kept)
+        except FileNotFoundError:
+            return
+        _fsync_folder(kept.parent)
+        _fsync_folder(source.parent)
 
     def delete(self, rel: str) -> None:
         (self._root / rel).unlink(missing_ok=True)
@@ -133,6 +145,6 @@ def _is_dead(path: Path) -> bool:
     if match["host"] == socket.gethostname() and not psutil.pid_exists(int(match["pid"])):
         return True
     try:
-        return time.time() - path.lstat().st_mtime > _OLD_S
+        return clock.now_s() - path.lstat().st_mtime > _OLD_S
     except FileNotFoundError:
         return False

@@ -137,6 +137,8 @@ def _teacher(unit: Unit, held: Held, wanted: set[str]) -> Work:
         if preset not in held.presets or preset in held.weightless
     ]
     needed = [preset for preset in absent if unit.snapshot_token(preset) in wanted]
+    if not needed and not absent and not held.complete:
+        return _finish_search(held)
     if not needed:
         return Work(action="unneeded" if absent else "done")
     # Only presets that the search was for are known to fail: others were never looked for.
@@ -146,6 +148,14 @@ def _teacher(unit: Unit, held: Held, wanted: set[str]) -> Work:
     if not missing:
         return Work(action="exhausted", unreachable=unreachable)
     return _search(request.horizon, held, missing, unreachable)
+
+
+def _finish_search(held: Held) -> Work:
+    """Of a teacher that has all its presets and no result: a kill came before it, or it was damaged
+    (with its rows, which are made again then)."""
+    end = max((snapshot.step for snapshot in held.presets.values()), default=0)
+    start = held.checkpoint_before(end)
+    return Work(action="resume", from_step=start, steps=end - start)
 
 
 def _search(

@@ -83,7 +83,7 @@ def write_plan(folder: Path, store: Store, *limits: str) -> None:
     (sweep,) = load_sweeps([write(folder, SWEEP)], OFFICIAL)
     (sweep,) = limit_sweeps([sweep], parse_limit(limits)) if limits else [sweep]
     document = plan_document(sweep, make_plan([sweep], OFFICIAL))
-    store.write_bytes(paths.plan_json(NAME), json.dumps(document, indent=1).encode())
+    store.write_json(paths.plan_json(NAME), document, in_order=True)
 
 
 def part_of(store: Store, folder: Path, *limits: str) -> str:

@@ -4,6 +4,7 @@ is tested against the contract and not against the code that will write it."""
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from dashboards.seals import seal_json, seal_parquet, unseal_json
 
 STEPS = (10, 20, 50, 100, 200, 300)
 TEACHER = "teacher-00000000000000aa"
@@ -80,7 +83,7 @@ def write_plan(
         "scale": scale,
         **({"overrides": overrides} if overrides else {}),
     }
-    _write(store / "sweeps" / sweep / "plan.json", json.dumps(plan).encode())
+    write_json(store / "sweeps" / sweep / "plan.json", plan)
 
 
 def _point(settings: Settings, horizon: int, actual: Settings | None) -> dict[str, Any]:
@@ -104,14 +107,15 @@ def write_run(
     rows = [_row(settings, step, score) for step in steps]
     if order is not None:
         rows = [rows[i] for i in order.permutation(len(rows))]
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "metrics.parquet")
+    metrics = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), metrics)
+    _write(folder / "metrics.parquet", seal_parquet(metrics.getvalue()))
     accuracy = settings.get("teacher.accuracy")
     teacher = (
         None if accuracy is None else {"key": "0" * 14 + "aa" + "f" * 48, "accuracy": accuracy}
     )
     spec = {"seed": settings.get("seed", 0), "teacher": teacher}
-    _write(folder / "run.json", json.dumps({"kind": "student", "spec": spec}).encode())
+    write_json(folder / "run.json", {"kind": "student", "spec": spec})
     if complete:
         default = None if accuracy is None else digest_of(accuracy)
         result = {
@@ -124,7 +128,7 @@ def write_run(
             "environment": {"torch": "2.11", "device": "cpu", "hostname": "secret-host"},
             "wall_time_s": 3.5,
         }
-        _write(folder / "result.json", json.dumps(result).encode())
+        write_json(folder / "result.json", result)
 
 
 def write_snapshot(store: Path, preset: float, digest: str | None = None) -> None:
@@ -137,9 +141,9 @@ def write_snapshot(store: Path, preset: float, digest: str | None = None) -> Non
         "digest": digest or digest_of(preset),
         "teacher": "0" * 62 + "aa",
     }
-    _write(folder / f"snapshots/acc-{preset:g}.json", json.dumps(record).encode())
+    write_json(folder / f"snapshots/acc-{preset:g}.json", record)
     result = {"kind": "teacher", "status": "complete", "step": 900, "wall_time_s": 9.0}
-    _write(folder / "result.json", json.dumps(result).encode())
+    write_json(folder / "result.json", result)
 
 
 def _row(
@@ -162,6 +166,15 @@ def _row(
         "timestamp_ms": 1_760_000_000_000 + step,
         "replayed": False,
     }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Sealed, as the store writes it."""
+    _write(path, json.dumps(seal_json(dict(content))).encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return unseal_json(json.loads(path.read_text()))
 
 
 def _write(path: Path, content: bytes) -> None:

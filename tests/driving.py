@@ -81,13 +81,34 @@ def unit_of(plan: Plan, label: str) -> Unit:
 SETTINGS = TrialSettings(store_uri="", scratch="", use_gpu=False, runtime=RUNTIME)
 
 
+class Clock:
+    """Seconds of a clock that goes on by `step` at every look. With an hour's step nobody ever has
+    to wait before an attempt is repeated."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now = 0.0
+        self.step = step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
 def conductor_of(
-    plan: Plan, store: Store, listeners: Sequence[Listener] = (), *, slots: float = 1
+    plan: Plan,
+    store: Store,
+    listeners: Sequence[Listener] = (),
+    *,
+    slots: float = 1,
+    clock: Clock | None = None,
+    **options: Any,
 ) -> Conductor:
+    """options: the conductor's own, such as `kill`. clock: None lets no attempt wait."""
     ledger = Ledger(
         plan.left, Capacity(slots), held=plan.held_tokens, shape_of=lambda task: Shape()
     )
-    return Conductor(ledger, store, SETTINGS, list(listeners))
+    clock = clock or Clock(step=3600.0)
+    return Conductor(ledger, store, SETTINGS, list(listeners), clock=clock, **options)
 
 
 Reports = Iterator[dict[str, Any]]

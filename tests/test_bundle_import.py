@@ -196,7 +196,7 @@ def test_a_warning_where_the_machines_do_not_agree(
     drive_here(plan, store, heard)
     students = names(store, "student")
     assert sum("train_ce" in line for line in heard.lines) == len(students)
-    assert sum("snapshot acc-20 is not the imported one" in line for line in heard.lines) == 1
+    assert sum("snapshot acc-20 is not the one recorded" in line for line in heard.lines) == 1
     assert all(rows_of(store, name)[0]["train_ce"] == 0.5 for name in students)
 
 

@@ -14,8 +14,10 @@ from dashboards_store import (
     Settings,
     digest_of,
     grid,
+    read_json,
     run_name,
     top1,
+    write_json,
     write_plan,
     write_run,
     write_snapshot,
@@ -55,10 +57,10 @@ def test_points_that_share_a_run_appear_each_up_to_their_horizon(tmp_path: Path)
     write_run(tmp_path, point)
     write_plan(tmp_path, [point], [])
     path = tmp_path / "sweeps/demo/plan.json"
-    plan = json.loads(path.read_text())
+    plan = read_json(path)
     plan["points"] = [plan["points"][0] | {"settings": point | {"ipc": ipc}} for ipc in (1, 2)]
     plan["points"][0]["horizon"] = 50
-    path.write_text(json.dumps(plan))
+    write_json(path, plan)
     steps = read(tmp_path).frame().groupby("ipc")["step"].max()
     assert steps.to_dict() == {1: 50, 2: 300}
 
@@ -97,6 +99,29 @@ def test_a_damaged_result_leaves_the_evaluations_and_is_told(
     assert len(results.frame()) == len(STEPS)
 
 
+@pytest.mark.parametrize("file", ["result.json", "metrics.parquet"])
+def test_a_flipped_digit_is_told_and_not_shown(tmp_path: Path, file: str) -> None:
+    (point,) = grid(strategies="A", seeds=[0])
+    filled(tmp_path, [point])
+    path = tmp_path / "runs" / run_name(point) / file
+    data = bytearray(path.read_bytes())
+    at = data.index(b"300") if file == "result.json" else len(data) // 3
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+    results = read(tmp_path)
+    (problem,) = results.problems
+    assert f"{run_name(point)}/{file}: damaged (its checksum does not fit)" in problem
+    assert len(results.frame()) == (len(STEPS) if file == "result.json" else 0)
+
+
+def test_a_plan_without_a_seal_says_what_to_do(tmp_path: Path) -> None:
+    write_plan(tmp_path, grid(seeds=[0]), [])
+    path = tmp_path / "sweeps/demo/plan.json"
+    path.write_text(json.dumps(read_json(path)))
+    with pytest.raises(ReportError, match="store check --seal"):
+        load_plan(str(tmp_path), "demo")
+
+
 def test_a_run_shorter_than_a_point_asks_is_not_complete(tmp_path: Path) -> None:
     results = filled(tmp_path, grid(strategies="A", seeds=[0]), horizon=1000)
     assert not results.is_complete(results.plan.points[0])
@@ -124,7 +149,7 @@ def test_a_sweep_that_is_not_there_is_answered_with_those_that_are(tmp_path: Pat
 
 def test_a_plan_that_is_no_plan_is_an_error_with_its_path(tmp_path: Path) -> None:
     write_plan(tmp_path, grid(seeds=[0]), [])
-    (tmp_path / "sweeps/demo/plan.json").write_text('{"sweep": "demo", "points": [{}]}')
+    write_json(tmp_path / "sweeps/demo/plan.json", {"sweep": "demo", "points": [{}]})
     with pytest.raises(ReportError, match=r"sweeps/demo/plan\.json"):
         load_plan(str(tmp_path), "demo")
 

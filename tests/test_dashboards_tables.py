@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dashboards_store import Settings, digest_of, grid, run_name, top1, write_plan, write_run
+from dashboards_store import (
+    Settings,
+    digest_of,
+    grid,
+    read_json,
+    run_name,
+    top1,
+    write_json,
+    write_plan,
+    write_run,
+)
 from scipy import stats
 
 from dashboards.errors import ReportError
@@ -186,12 +195,12 @@ def test_points_that_one_run_answers_count_once(tmp_path: Path) -> None:
     points = [p | {"training.steps": n} for n in (50, 300) for p in grid("B", [30.0])]
     write_plan(tmp_path, points, [])
     path = tmp_path / "sweeps/demo/plan.json"
-    plan = json.loads(path.read_text())
+    plan = read_json(path)
     for point in plan["points"]:
         own = {k: v for k, v in point["settings"].items() if k != "training.steps"}
         point |= {"run": run_name(own), "horizon": point["settings"]["training.steps"]}
         write_run(tmp_path, own)
-    path.write_text(json.dumps(plan))
+    write_json(path, plan)
     (item,) = REPORT_ITEMS.validate_python(
         [{"table": "t", "rows": ["step"], "columns": ["strategy"], "steps": [20]}]
     )

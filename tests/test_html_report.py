@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 import tracking_helpers
-from dashboards_store import grid, run_name, write_plan, write_run, write_snapshot
+from dashboards_store import (
+    grid,
+    read_json,
+    run_name,
+    write_json,
+    write_plan,
+    write_run,
+    write_snapshot,
+)
 
 from dashboards.errors import ReportError
 from dashboards.report import ReportPaths, write_report
@@ -68,9 +76,7 @@ def write_sweep(store: Path, name: str, report: list[dict[str, Any]], **options:
 def write_group(store: Path, include: list[str], report: list[dict[str, Any]], **more: Any) -> None:
     plan = {"sweep": "all", "title": "All of it", "description": "d", "semantics": 1}
     plan |= {"include": include, "points": [], "fields": [], "settings": {}, "report": report}
-    folder = store / "sweeps" / "all"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.json").write_text(json.dumps(plan | {"scale": None} | more))
+    write_json(store / "sweeps" / "all" / "plan.json", plan | {"scale": None} | more)
 
 
 def group(store: Path) -> ReportPaths:
@@ -266,7 +272,7 @@ def test_a_tracking_servers_ids_come_from_the_record_and_the_database_goes_first
     write_sweep(tmp_path, "one", [])
     one, two = (f"student-{digit * 16}" for digit in "12")
     record = {"http://server": {"parent": "p", "ids": {one: "r1", two: "r2"}}}
-    (tmp_path / "sweeps/one/tracking.json").write_text(json.dumps(record))
+    write_json(tmp_path / "sweeps/one/tracking.json", record)
     assert tracking_ids(str(tmp_path), ["one"]) == {"one": {one: "r1", two: "r2"}}
     # two copies of one run: the older one is kept, as tracking keeps it
     database(tmp_path, [("d1", "one", one), ("d2", "one", one)])
@@ -339,7 +345,7 @@ def test_a_pilots_claims_say_pilot_and_find_its_sweeps(tmp_path: Path) -> None:
     write_sweep(tmp_path, "one-pilot", [TABLE])
     path = tmp_path / "sweeps/one-pilot/plan.json"
     scale = {"name": "pilot", "notes": ["Small."], "steps": {}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"scale": scale}))
+    write_json(path, read_json(path) | {"scale": scale})
     write_group(tmp_path, ["one-pilot"], [CLAIM], scale=scale)
     paths = write_report(tmp_path, "all")
     text = outline(paths).plain

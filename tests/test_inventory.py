@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dashboards.seals import seal_parquet
 from orchestrator import paths
 from orchestrator.inventory import read_inventory
 from orchestrator.plan import make_plan
@@ -59,10 +60,29 @@ def finish_student(store, unit, steps=(100, 400), **facts):
         "step": steps[-1],
         "teacher_digest": "d" * 64,
     }
+    write_rows(store, unit, steps)
+    store.write_json(paths.result(unit.name), result | facts)
+
+
+def finish_teacher(store, unit, searched_to, **facts):
+    presets = {
+        name.removeprefix("acc-").removesuffix(".json"): {"step": 0}
+        for name in store.list(paths.snapshots_dir(unit.name))
+        if name.endswith(".json")
+    }
+    result = {"key": unit.key, "status": "complete", "horizon": 100_000, "presets": presets}
+    write_rows(store, unit, (0, searched_to))
+    store.write_json(paths.result(unit.name), result | {"searched_to": searched_to} | facts)
+
+
+def unsealed_rows(steps):
     buffer = io.BytesIO()
     pq.write_table(pa.table({"step": list(steps), "top1_h": [1.0] * len(steps)}), buffer)
-    store.write_bytes(paths.metrics(unit.name), buffer.getvalue())
-    store.write_json(paths.result(unit.name), result | facts)
+    return buffer.getvalue()
+
+
+def write_rows(store, unit, steps):
+    store.write_bytes(paths.metrics(unit.name), seal_parquet(unsealed_rows(steps)))
 
 
 def add_snapshot(store, unit, preset, step, digest="d" * 64, **facts):
@@ -133,12 +153,37 @@ def test_a_result_of_something_else_is_no_result(plan, store, facts):
     assert not read_inventory(store, plan.units)[unit.name].complete
 
 
-def test_damaged_metrics_are_replayed(plan, store):
+@pytest.mark.parametrize("damage", ["cut", "gone", "a flipped byte", "rows are missing", "no seal"])
+def test_a_result_without_its_rows_is_no_result(plan, store, damage):
     unit = students(plan)[0]
     finish_student(store, unit)
-    store.write_bytes(paths.metrics(unit.name), b"PAR1 no more")
-    work = plan.subtract(read_inventory(store, plan.units)).work[unit.name]
-    assert (work.action, work.missing_steps) == ("replay", (400,))
+    data = store.read_bytes(paths.metrics(unit.name))
+    if damage == "gone":
+        store.delete(paths.metrics(unit.name))
+    elif damage == "rows are missing":
+        write_rows(store, unit, (100, 300))
+    else:
+        flipped = data[:50] + bytes([data[50] ^ 1]) + data[51:]
+        other = {"cut": data[:-1], "a flipped byte": flipped, "no seal": unsealed_rows((100, 400))}
+        store.write_bytes(paths.metrics(unit.name), other[damage])
+    damaged = []
+    held = read_inventory(store, plan.units, damaged)
+    assert plan.subtract(held).work[unit.name].action == "new"
+    named = {paths.result(unit.name)}
+    if damage not in ("gone", "rows are missing"):
+        named.add(paths.metrics(unit.name))
+    assert {one.rel for one in damaged} == named
+
+
+def test_a_result_whose_digits_changed_is_no_result(plan, store):
+    unit = students(plan)[0]
+    finish_student(store, unit)
+    text = store.read_bytes(paths.result(unit.name))
+    store.write_bytes(paths.result(unit.name), text.replace(b'"horizon": 400', b'"horizon": 900'))
+    damaged = []
+    assert not read_inventory(store, plan.units, damaged)[unit.name].complete
+    (one,) = damaged
+    assert (one.rel, one.reason) == (paths.result(unit.name), "its checksum does not fit")
 
 
 def test_a_teachers_snapshots_and_kept_checkpoints(plan, store):
@@ -163,8 +208,7 @@ def test_a_snapshot_without_weights_is_a_record_alone(plan, store):
     for preset, step in ((30.0, 70), (60.0, 200)):
         add_snapshot(store, teacher, preset, step, digest=f"{preset:g}".ljust(64, "0"))
         store.delete(paths.snapshot_weights(teacher.name, preset))
-    result = {"key": teacher.key, "status": "complete", "horizon": 100_000, "searched_to": 200}
-    store.write_json(paths.result(teacher.name), result)
+    finish_teacher(store, teacher, 200)
     digest = "60".ljust(64, "0")
     store.write_bytes(targets_of(plan, digest), b"")
     held = read_inventory(store, plan.units)
@@ -183,14 +227,7 @@ def test_a_snapshot_without_weights_is_a_record_alone(plan, store):
 def test_an_exhausted_teacher(plan, store):
     (teacher,) = plan.of_kind("teacher")
     add_snapshot(store, teacher, 30.0, 70)
-    result = {
-        "key": teacher.key,
-        "status": "complete",
-        "horizon": 100_000,
-        "searched_to": 100_000,
-        "missing": [60],
-    }
-    store.write_json(paths.result(teacher.name), result)
+    finish_teacher(store, teacher, 100_000, missing=[60])
     left = plan.subtract(read_inventory(store, plan.units))
     assert left.work[teacher.name].action == "exhausted"
     assert left.work[teacher.name].unreachable == (60.0,)
@@ -230,11 +267,27 @@ def test_a_finished_sweep_has_nothing_left(plan, store):
         add_snapshot(store, teacher, preset, step, digest=f"{preset:g}".ljust(64, "0"))
         digest = f"{preset:g}".ljust(64, "0")
         store.write_bytes(targets_of(plan, digest), b"")
+    finish_teacher(store, teacher, 200)
     for unit in students(plan):
         finish_student(store, unit)
     left = plan.subtract(read_inventory(store, plan.units))
     assert left.left == []
     assert {work.action for work in left.work.values()} == {"done"}
+
+
+def test_a_teacher_with_all_its_presets_and_no_result_is_run_to_its_end(plan, store):
+    """Killed before its result, or the result was damaged: nobody waits for it, and yet MLflow and
+    `status` would never see it done."""
+    (teacher,) = plan.of_kind("teacher")
+    for preset, step in ((30.0, 70), (60.0, 200)):
+        add_snapshot(store, teacher, preset, step, digest=f"{preset:g}".ljust(64, "0"))
+    for unit in students(plan):
+        finish_student(store, unit)
+    store.write_bytes(paths.checkpoint(teacher.name, "step-00000200"), b"")
+    left = plan.subtract(read_inventory(store, plan.units))
+    assert left.left == [teacher]
+    work = left.work[teacher.name]
+    assert (work.action, work.from_step, work.steps) == ("resume", 200, 0)
 
 
 def test_a_complete_run_costs_three_requests_and_an_absent_one_none(plan, store):

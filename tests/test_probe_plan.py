@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from dashboards.seals import seal_parquet
 from orchestrator import paths
 from orchestrator.estimate import Pace, group_of
 from orchestrator.identity import canonical, from_canonical
@@ -289,7 +290,7 @@ def test_an_accuracy_searched_in_vain_blocks_student_and_probe(plan):
 def finish(store, unit, steps):
     buffer = io.BytesIO()
     pq.write_table(pa.table({"step": steps, "top1_h": [1.0] * len(steps)}), buffer)
-    store.write_bytes(paths.metrics(unit.name), buffer.getvalue())
+    store.write_bytes(paths.metrics(unit.name), seal_parquet(buffer.getvalue()))
     result = {"key": unit.key, "status": "complete", "horizon": steps[-1], "step": steps[-1]}
     store.write_json(paths.result(unit.name), result | {"teacher_digest": DIGEST})
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from orchestrator import paths
-from orchestrator.errors import StoreError
+from orchestrator.errors import DamagedFileError, LostNeedError, StoreError
 from orchestrator.records import Records, read_snapshot, read_snapshot_weights
 from orchestrator.store import Store
 from tests.driving import Killed, MortalStore, checkpoints, rows_of
-from trainers.errors import CheckpointError
 from trainers.evaluate import STUDENT_COLUMNS
 from trainers.events import Checkpoint, Row, Snapshot
 
@@ -111,18 +110,25 @@ def test_damaged_metrics_count_as_none(store: Store, damage: bytes) -> None:
     store.write_bytes(paths.metrics(NAME), damage)
     records = records_of(store)
     assert records.rows == {}
+    (warning,) = records.warnings
+    assert paths.metrics(NAME) in warning
+    assert len(store.list(paths.damaged_dir())) == 1
+    assert records.checkpoint_steps() == {}  # no row leads to them
     records.add(row(5), replayed=False)
     records.save_rows()
     assert [one["step"] for one in rows_of(store, NAME)] == [5]
 
 
 @pytest.mark.parametrize("byte", range(0, 700, 23))
-def test_a_flipped_byte_in_metrics_never_raises(store: Store, byte: int) -> None:
+def test_a_flipped_byte_in_metrics_is_noticed(store: Store, byte: int) -> None:
     train(store, range(1, 9))
+    store.write_json(paths.result(NAME), {"status": "complete"})
     data = bytearray(store.read_bytes(paths.metrics(NAME)))
     data[byte] ^= 0xFF
     store.write_bytes(paths.metrics(NAME), bytes(data))
-    assert len(records_of(store).rows) in range(9)
+    assert records_of(store).rows == {}
+    assert not store.exists(paths.result(NAME))  # it rested on the rows
+    assert len(store.list(paths.damaged_dir())) == 2
 
 
 # -- states ----------------------------------------------------------------------------------------
@@ -160,7 +166,7 @@ def test_a_replay_never_puts_a_state_before_a_later_one(store: Store) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 10, 52, -1])
-def test_a_damaged_state_is_passed_over_with_a_warning(store: Store, cut: int) -> None:
+def test_a_damaged_state_is_set_aside_with_a_warning(store: Store, cut: int) -> None:
     records = records_of(store, TEACHER)
     records.save_snapshot(snapshot_at(10, 3), "key")
     records.save_checkpoint(state_at(3, keep_as="10"))
@@ -169,8 +175,22 @@ def test_a_damaged_state_is_passed_over_with_a_warning(store: Store, cut: int) -
     store.write_bytes(rel, store.read_bytes(rel)[:cut])
     assert records.load_state()[0] == 3
     (warning,) = records.warnings
-    assert rel in warning
-    assert "passed over" in warning
+    (kept,) = store.list(paths.damaged_dir())
+    assert f"damaged: {rel} (its checksum does not fit), set aside as damaged/{kept}" in warning
+    assert checkpoints(store, TEACHER) == ["acc-10.ckpt"]
+
+
+def test_workers_that_only_read_leave_damage_where_it_is(store: Store) -> None:
+    records = records_of(store)
+    records.save_checkpoint(state_at(4))
+    rel = paths.checkpoint(NAME, "step-00000004")
+    store.write_bytes(rel, store.read_bytes(rel)[:-1])
+    store.write_bytes(paths.metrics(NAME), b"")
+    other = Records(store, NAME, STUDENT_COLUMNS, writes=False)
+    assert (other.rows, other.load_state()) == ({}, (0, None))
+    other.drop_checkpoints()
+    assert (other.warnings, store.list(paths.damaged_dir())) == ([], [])
+    assert checkpoints(store, NAME) == ["step-00000004.ckpt"]
 
 
 def test_a_flipped_bit_in_a_state_is_noticed(store: Store) -> None:
@@ -220,14 +240,46 @@ def test_weights_other_than_saved_are_refused(store: Store) -> None:
     records_of(store, TEACHER).save_snapshot(snapshot_at(30, 7), "key")
     rel = paths.snapshot_weights(TEACHER, 30)
     store.write_bytes(rel, store.read_bytes(rel)[:-1] + b"\xff")
-    with pytest.raises(CheckpointError, match="is damaged") as caught:
+    with pytest.raises(DamagedFileError, match="its digest does not fit") as caught:
         read_snapshot_weights(store, TEACHER, 30)
-    assert paths.snapshot_json(TEACHER, 30) in caught.value.remedy
+    assert caught.value.damaged == [rel]
+    store.write_bytes(paths.snapshot_json(TEACHER, 30), b"{}")
+    with pytest.raises(DamagedFileError) as caught:
+        read_snapshot_weights(store, TEACHER, 30)
+    assert caught.value.damaged == [paths.snapshot_json(TEACHER, 30)]
 
 
 def test_a_snapshot_that_is_not_there_says_what_to_do(store: Store) -> None:
-    with pytest.raises(StoreError, match="has no snapshot at 30%"):
+    with pytest.raises(LostNeedError, match="has no snapshot at 30%") as caught:
         read_snapshot(store, TEACHER, 30)
+    assert caught.value.damaged == []
+    records_of(store, TEACHER).save_snapshot(snapshot_at(30, 7), "key")
+    store.delete(paths.snapshot_weights(TEACHER, 30))
+    with pytest.raises(LostNeedError, match=r"acc-30\.safetensors is gone"):
+        read_snapshot_weights(store, TEACHER, 30)
+
+
+def test_a_snapshot_that_is_there_is_not_replaced(store: Store) -> None:
+    """Its students learnt from it; harvested again elsewhere, it may come out otherwise."""
+    records = records_of(store, TEACHER)
+    records.save_snapshot(snapshot_at(30, 7), "key")
+    before = read_snapshot_weights(store, TEACHER, 30)[1]
+    other = Snapshot(preset=30, step=7, accuracy=30, alpha=1.0, weights={"w": torch.zeros(2)})
+    records.save_snapshot(other, "key")
+    assert read_snapshot_weights(store, TEACHER, 30)[1] == before
+    (warning,) = records.warnings
+    assert "acc-30 is not the one recorded" in warning
+
+
+def test_presets_that_rows_lead_to_need_not_be_looked_for(store: Store) -> None:
+    records = records_of(store, TEACHER)
+    for preset, step in [(10, 0), (20, 8)]:
+        records.save_snapshot(snapshot_at(preset, step), "key")
+    assert records.traced() == set()
+    records.add(row(0), replayed=False)
+    assert records.traced() == {10}
+    records.add(row(8), replayed=False)
+    assert records.traced() == {10, 20}
 
 
 # -- the result, and attempts ----------------------------------------------------------------------

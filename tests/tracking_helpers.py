@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dashboards.seals import seal_parquet
 from orchestrator import paths
 from orchestrator.store import Store
 from orchestrator.tracking import Tracker
@@ -84,7 +85,7 @@ def write_rows(store: Store, unit: str, steps: list[int], shift_ms: int = 0) -> 
     ]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), sink)
-    store.write_bytes(paths.metrics(unit), sink.getvalue().to_pybytes())
+    store.write_bytes(paths.metrics(unit), seal_parquet(sink.getvalue().to_pybytes()))
 
 
 def finish(store: Store, unit: str, number: int, horizon: int = 300) -> None:

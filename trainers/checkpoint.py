@@ -16,7 +16,14 @@ from torch import Tensor
 
 from trainers.errors import CheckpointError
 
-__all__ = ["dump_state", "dump_weights", "parse_state", "parse_weights", "weights_digest"]
+__all__ = [
+    "check_state",
+    "dump_state",
+    "dump_weights",
+    "parse_state",
+    "parse_weights",
+    "weights_digest",
+]
 
 _MAGIC = b"targetsweep-state-1\n"
 
@@ -29,18 +36,24 @@ def dump_state(state: dict[str, Any]) -> bytes:
     return _MAGIC + hashlib.sha256(payload).digest() + payload
 
 
-def parse_state(data: bytes) -> dict[str, Any]:
-    """The state `dump_state` wrote. Raises CheckpointError on any damage."""
+def check_state(data: bytes) -> memoryview:
+    """What follows the checksum. Raises CheckpointError unless it is what `dump_state` wrote."""
     head = len(_MAGIC)
     payload = memoryview(data)[head + 32 :]
     if data[:head] != _MAGIC or hashlib.sha256(payload).digest() != data[head : head + 32]:
-        raise CheckpointError("a checkpoint is damaged (its checksum does not fit)")
+        raise CheckpointError("its checksum does not fit")
+    return payload
+
+
+def parse_state(data: bytes) -> dict[str, Any]:
+    """The state `dump_state` wrote. Raises CheckpointError on any damage."""
+    payload = check_state(data)
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"a checkpoint cannot be read: {error}") from error
+        raise CheckpointError(f"it cannot be read: {error}") from error
     if not isinstance(state, dict):
-        raise CheckpointError("a checkpoint holds no state")
+        raise CheckpointError("it holds no state")
     return state
 
 
@@ -59,7 +72,7 @@ def parse_weights(data: bytes) -> dict[str, Tensor]:
     try:
         return load(data)
     except SafetensorError as error:
-        raise CheckpointError(f"a snapshot cannot be read: {error}") from error
+        raise CheckpointError(f"it cannot be read: {error}") from error
 
 
 def weights_digest(data: bytes) -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "EncodedImages",
     "encoded_fingerprint",
     "shard_name",
+    "sizes_fingerprint",
 ]
 
 VIEW_SIZE = 224
@@ -119,4 +120,12 @@ def encoded_fingerprint(
         digest.update(f"{len(labels)}".encode())
         digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
         digest.update(np.ascontiguousarray(digests).data)
+    return digest.hexdigest()
+
+
+def sizes_fingerprint(train: npt.NDArray[np.int32], test: npt.NDArray[np.int32]) -> str:
+    """SHA-256 (64 hex digits) over the pictures' sizes, which say where crops may lie."""
+    digest = hashlib.sha256()
+    for sizes in (train, test):
+        digest.update(np.ascontiguousarray(sizes, dtype="<i4").data)
     return digest.hexdigest()

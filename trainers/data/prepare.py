@@ -17,11 +17,17 @@ import numpy.typing as npt
 from trainers.data import archive, shards
 from trainers.data.catalogue import OFFICIAL
 from trainers.data.describe import content_and_classes, describe, moments
-from trainers.data.encoded import VIEW_SIZE, EncodedImages, encoded_fingerprint
+from trainers.data.encoded import (
+    VIEW_SIZE,
+    EncodedImages,
+    encoded_fingerprint,
+    sizes_fingerprint,
+)
 from trainers.data.find import find_source
 from trainers.data.images import content_fingerprint
 from trainers.data.info import DatasetInfo
-from trainers.data.prepared import META, load_info, open_arrays, read_meta, replacing
+from trainers.data.meta import META, meta_text, read_meta
+from trainers.data.prepared import load_info, open_arrays, replacing
 from trainers.data.source import SPLITS, EncodedSource, LocatedImage, Source, Split, SplitName
 from trainers.data.views import plain_view
 from trainers.errors import DataError
@@ -206,7 +212,8 @@ def _encode_into(
         pictures = EncodedImages(out, "train", train.sizes, train.digests)
         mean, std = moments(_some_views(pictures, size))
         info = replace(info, mean=mean, std=std)
-    shards.finish(out, {**asdict(info), **origin, "classes": classes})
+    sizes = sizes_fingerprint(train.sizes, test.sizes)
+    shards.finish(out, {**asdict(info), **origin, "sizes": sizes, "classes": classes})
     return info
 
 
@@ -260,7 +267,7 @@ def _decode_into(
     info = replace(info, fingerprint=_identity(name, source, size, whole))
     meta = {**asdict(info), **origin, "content": content, "classes": classes}
     with replacing(out / META) as temporary:
-        temporary.write_text(json.dumps(meta, indent=2) + "\n")
+        temporary.write_text(meta_text(meta))
     return info
 
 

@@ -8,7 +8,6 @@ or, where pictures stay encoded, shards (`encoded`). Every file appears by write
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -23,16 +22,24 @@ import numpy.typing as npt
 import torch
 
 from trainers.data.decode import fit_array
-from trainers.data.encoded import EncodedImages, encoded_fingerprint
+from trainers.data.encoded import EncodedImages, encoded_fingerprint, sizes_fingerprint
 from trainers.data.images import ImageData, content_fingerprint
 from trainers.data.info import DatasetInfo
+from trainers.data.meta import META, read_meta
 from trainers.data.pool import plain_views
 from trainers.data.source import SPLITS
 from trainers.errors import DataError
 
-__all__ = ["META", "load", "load_info", "open_arrays", "read_meta", "replacing"]
-
-META = "meta.json"
+__all__ = [
+    "META",
+    "changed",
+    "load",
+    "load_info",
+    "open_arrays",
+    "open_described",
+    "read_meta",
+    "replacing",
+]
 
 
 def load_info(folder: Path) -> DatasetInfo:
@@ -61,7 +68,7 @@ def load(
         return _load_encoded(folder, verify=verify, image_size=image_size, threads=threads)
     info, arrays = load_info(folder), open_arrays(folder)
     if verify and (actual := content_fingerprint(*arrays)) != read_meta(folder)["content"]:
-        raise _changed(folder, "arrays", actual)
+        raise changed(folder, "arrays", actual)
     train_images, train_labels, test_images, test_labels = map(torch.from_numpy, arrays)
     if image_size not in (None, info.image_size):
         assert image_size is not None
@@ -80,12 +87,7 @@ def _load_encoded(
     folder: Path, *, verify: bool, image_size: int | None, threads: int | None
 ) -> ImageData:
     info = load_info(folder)
-    what = ("labels", "sizes", "digests")
-    train, test = ([_open_array(folder, f"{split}-{name}") for name in what] for split in SPLITS)
-    if verify:
-        described = ((train[0], train[2]), (test[0], test[2]))
-        if (actual := encoded_fingerprint(described, info.num_classes)) != info.fingerprint:
-            raise _changed(folder, "labels or digests", actual)
+    train, test = open_described(folder, verify=verify)
     info = replace(info, image_size=image_size or info.image_size)
     return ImageData(
         info=info,
@@ -98,7 +100,26 @@ def _load_encoded(
     )
 
 
-def _changed(folder: Path, what: str, actual: str) -> DataError:
+def open_described(
+    folder: Path, *, verify: bool = True
+) -> tuple[tuple[npt.NDArray[Any], ...], ...]:
+    """(labels, sizes, digests) of the training and of the test split of encoded pictures. verify:
+    raises DataError if they are not those prepared."""
+    what = ("labels", "sizes", "digests")
+    train, test = (
+        tuple(_open_array(folder, f"{split}-{name}") for name in what) for split in SPLITS
+    )
+    if verify:
+        info, described = load_info(folder), ((train[0], train[2]), (test[0], test[2]))
+        if (actual := encoded_fingerprint(described, info.num_classes)) != info.fingerprint:
+            raise changed(folder, "labels or digests", actual)
+        actual = sizes_fingerprint(train[1], test[1])
+        if actual != read_meta(folder).get("sizes", actual):  # sets of older versions do not say
+            raise changed(folder, "sizes", actual)
+    return train, test
+
+
+def changed(folder: Path, what: str, actual: str) -> DataError:
     return DataError(
         f"the {what} in {folder} are not those that were prepared (content {actual[:16]})",
         "delete the folder and prepare the data set again",
@@ -121,17 +142,6 @@ def _resized(images_NCHW: torch.Tensor, image_size: int) -> torch.Tensor:
     return torch.from_numpy(resized)
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
-    try:
-        meta: dict[str, Any] = json.loads((folder / META).read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder} holds no prepared data set: {error}",
-            "delete the folder and prepare the data set again",
-        ) from error
-    return meta
-
-
 def open_arrays(folder: Path) -> tuple[npt.NDArray[Any], ...]:
     """train images, train labels, test images, test labels, copy-on-write: torch wants writable
     memory, and the files must never change."""
@@ -141,7 +151,7 @@ def open_arrays(folder: Path) -> tuple[npt.NDArray[Any], ...]:
 
 def _open_array(folder: Path, name: str) -> npt.NDArray[Any]:
     try:
-        return np.load(folder / f"{name}.npy", mmap_mode="c")  # type: ignore[no-any-return]
+        return np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"{folder} lacks an array, or it is damaged: {error}",

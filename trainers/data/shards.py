@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from trainers.data.decode import opened, rgb
 from trainers.data.encoded import PICTURES_PER_BATCH, PICTURES_PER_SHARD, shard_name
-from trainers.data.prepared import META, replacing
+from trainers.data.meta import META, meta_text
+from trainers.data.prepared import replacing
 from trainers.data.source import EncodedSplit, LocatedPicture, SplitName
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def write_split(
 def finish(out: Path, meta: Mapping[str, Any]) -> None:
     """Makes the data set exist."""
     with replacing(out / META) as temporary:
-        temporary.write_text(json.dumps(meta, indent=2) + "\n")
+        temporary.write_text(meta_text(meta))
     (out / PREPARING).unlink(missing_ok=True)
 
 

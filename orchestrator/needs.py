@@ -1,0 +1,83 @@
+"""What a run learns from, read from other runs' files: teachers, and strategy C's soft targets.
+
+Whatever of it is damaged raises DamagedFileError, whatever is gone LostNeedError: neither is this
+run's to mend; its driver plans anew.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from orchestrator import paths
+from orchestrator.errors import DamagedFileError, LostNeedError
+from orchestrator.identity import from_canonical
+from orchestrator.records import read_snapshot, read_snapshot_weights
+from orchestrator.store import Store
+from trainers.data import ImageData
+from trainers.errors import TargetsError
+from trainers.models import build_teacher
+from trainers.spec import StudentSpec, TargetsSpec, TeacherRef, TeacherSpec, targets_spec
+from trainers.targets import SoftTargets, TargetsIdentity
+
+__all__ = ["load_teacher", "open_mapping", "targets_identity"]
+
+
+def _teacher_name(teacher: TeacherRef) -> str:
+    return paths.run_name("teacher", teacher.key)
+
+
+def load_teacher(store: Store, ref: TeacherRef, data: ImageData) -> tuple[nn.Module, str]:
+    """The snapshot as a module, on the CPU, and its digest."""
+    name = _teacher_name(ref)
+    run = store.read_json(paths.run_json(name))
+    if run is None:
+        raise LostNeedError(f"{name} has no run.json", "run the sweep again")
+    spec = from_canonical(run["spec"])
+    assert isinstance(spec, TeacherSpec)
+    model = build_teacher(
+        spec.backbone, image_size=data.info.image_size, num_classes=data.info.num_classes,
+        seed=spec.seed,
+    )  # fmt: skip
+    weights, digest = read_snapshot_weights(store, name, ref.accuracy)
+    model.load_state_dict(weights)
+    return model, digest
+
+
+def targets_identity(spec: TargetsSpec, digest: str) -> TargetsIdentity:
+    return TargetsIdentity(
+        teacher_digest=digest,
+        dataset_fingerprint=spec.dataset.fingerprint,
+        split=spec.split,
+        view=spec.stored_view,
+        temperature=spec.temperature,
+        dtype=spec.dtype,
+    )
+
+
+def open_mapping(
+    store: Store, spec: StudentSpec, data: ImageData
+) -> tuple[nn.Module | None, SoftTargets | None, str | None]:
+    """Strategy B's teacher or strategy C's targets, and the digest of the snapshot behind them."""
+    if spec.teacher is None:
+        return None, None, None
+    if spec.strategy == "B":
+        teacher, digest = load_teacher(store, spec.teacher, data)
+        return teacher, None, digest
+    assert spec.temperature is not None
+    digest = read_snapshot(store, _teacher_name(spec.teacher), spec.teacher.accuracy)["digest"]
+    wanted = targets_spec(
+        spec.dataset, spec.teacher, spec.temperature,
+        num_classes=data.info.num_classes, view=spec.target_view,
+    )  # fmt: skip
+    rel = paths.targets_file(wanted, digest)
+    return None, _open_targets(store, rel, targets_identity(wanted, digest)), digest
+
+
+def _open_targets(store: Store, rel: str, identity: TargetsIdentity) -> SoftTargets:
+    """DamagedFileError when the file is not what its name says, LostNeedError when it is gone."""
+    if not store.exists(rel):
+        raise LostNeedError(f"{rel} is gone", "run the sweep again: it is made anew")
+    try:
+        return SoftTargets(store.local(rel), identity)
+    except TargetsError as error:
+        raise DamagedFileError(rel, error.problem) from error
