@@ -2,7 +2,8 @@
 
 A run's evaluations are one small Parquet file, so a sweep is thousands of them. They are scanned as
 one Arrow data set (C++ threads), which costs some 0.2 ms a file; a scan stops at the first damaged
-file, and then the files are tried one by one to find it.
+file, and then the files are tried one by one to find it. Before that, every file's seal is checked:
+what is damaged is named and not read.
 """
 
 from __future__ import annotations
@@ -22,16 +23,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
+from dashboards.filesystem import child_uri, open_filesystem
+from dashboards.seals import SealError, check_parquet, unseal_json
+
 __all__ = ["Store", "child_uri", "read_evaluations"]
 
 _NUM_READERS = 16  # small reads wait for the disk or the network, not for a core
-
-
-def child_uri(store: str, relative: str) -> str:
-    """The path or URI of something in a store; options of a URI (`?endpoint_override=…`) stay at
-    its end."""
-    place, mark, options = store.partition("?") if "://" in store else (store, "", "")
-    return f"{place.rstrip('/')}/{relative}{mark}{options}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Store:
     def open(cls, store: str) -> Self:
         """store: local path or pyarrow.fs URI (`s3://bucket/store`)."""
         if "://" in str(store):
-            filesystem, root = pafs.FileSystem.from_uri(str(store))
+            filesystem, root = open_filesystem(str(store))
             return cls(filesystem, root.rstrip("/"))
         return cls(pafs.LocalFileSystem(), str(Path(store).expanduser().resolve()))
 
@@ -55,6 +52,8 @@ class Store:
 
     def read(self, relative: str) -> bytes:
         """Raises FileNotFoundError, OSError."""
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            return Path(self.path(relative)).read_bytes()  # half of what a stream costs
         with self.filesystem.open_input_stream(self.path(relative)) as stream:
             return bytes(stream.read())
 
@@ -82,7 +81,8 @@ class Store:
             self.filesystem.delete_file(self.path(relative))
 
     def read_json(self, paths: list[str], problems: list[str]) -> dict[str, dict[str, Any]]:
-        """The objects of JSON files by path; unreadable ones are left out, and in `problems`."""
+        """The objects of sealed JSON files by path; those that cannot be read or are damaged are
+        left out, and in `problems`."""
         with ThreadPoolExecutor(_NUM_READERS) as pool:
             answers = list(pool.map(self._read_object, paths))
         problems += [a for a in answers if isinstance(a, str)]
@@ -91,9 +91,27 @@ class Store:
     def _read_object(self, path: str) -> dict[str, Any] | str:
         try:
             value = json.loads(self.read(path))
-        except (OSError, ValueError) as error:
+            return unseal_json(value) if isinstance(value, dict) else f"{path}: not a JSON object"
+        except SealError as error:
+            return f"{path}: damaged ({error})"
+        except (OSError, ValueError, RecursionError) as error:
             return f"{path}: cannot be read ({type(error).__name__})"
-        return value if isinstance(value, dict) else f"{path}: not a JSON object"
+
+    def sound_parquet(self, paths: list[str], problems: list[str]) -> list[str]:
+        """Those of the Parquet files whose seal fits; the others are in `problems`."""
+        with ThreadPoolExecutor(_NUM_READERS) as pool:
+            faults = list(pool.map(self._parquet_fault, paths))
+        problems += [fault for fault in faults if fault is not None]
+        return [path for path, fault in zip(paths, faults, strict=True) if fault is None]
+
+    def _parquet_fault(self, path: str) -> str | None:
+        try:
+            check_parquet(self.read(path))
+        except SealError as error:
+            return f"{path}: damaged ({error})"
+        except OSError as error:
+            return f"{path}: cannot be read ({type(error).__name__})"
+        return None
 
     def list_runs(self) -> dict[str, set[str]]:
         """Files of every run, relative to the run's folder, by run name; one listing."""
@@ -116,14 +134,15 @@ def read_evaluations(
     files: Store, runs: list[str], metrics: tuple[str, ...], problems: list[str]
 ) -> pd.DataFrame:
     """metrics.parquet of `runs` as one frame: `run` (categorical over the runs read), `step`, the
-    metrics (float64), `replayed`, `timestamp_ms`. A file that cannot be read adds a line to
-    `problems` and leaves its run out."""
+    metrics (float64), `replayed`, `timestamp_ms`. A file that is damaged or cannot be read adds a
+    line to `problems` and leaves its run out."""
     schema = pa.schema(
         [("step", pa.int64())]
         + [(name, pa.float64()) for name in metrics]
         + [("replayed", pa.bool_()), ("timestamp_ms", pa.float64())]
     )
-    run_of = {files.path(f"runs/{run}/metrics.parquet"): run for run in runs}
+    sound = files.sound_parquet([f"runs/{run}/metrics.parquet" for run in runs], problems)
+    run_of = {files.path(rel): rel.split("/")[1] for rel in sound}
     try:
         batches = _scan(files, list(run_of), schema)
     except (pa.ArrowException, OSError):

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
+from dashboards.seals import unseal_json
 from dashboards.store import Store
 
 __all__ = ["RunIds", "tracking_ids"]
@@ -62,7 +63,7 @@ def _from_database(files: Store) -> RunIds:
 
 def _from_record(files: Store, sweep: str) -> dict[str, str]:
     try:
-        entries = json.loads(files.read(f"sweeps/{sweep}/tracking.json"))
+        entries = unseal_json(json.loads(files.read(f"sweeps/{sweep}/tracking.json")))
         ids: dict[str, str] = {}
         for entry in entries.values():
             ids |= {str(name): str(run_id) for name, run_id in entry.get("ids", {}).items()}

@@ -7,7 +7,10 @@
 3. another host or container: the holder renews `counter` every 5 s; unchanged for 15 s is dead.
 
 A lock file (flock) makes look-then-take one step on a local store. On an object store the lease is
-advisory: two drivers that take it in the same instant both win, and the first heartbeat tells one.
+advisory, since pyarrow cannot write "only if nothing is there": whoever took it looks again after a
+second, and of two that took it at once the one whose object was replaced gives up. Only where a
+write takes longer than that second do both begin; then the next heartbeat tells one of them
+(`lost`), and a run's `request.json` keeps the attempts of the other from writing.
 """
 
 from __future__ import annotations
@@ -15,27 +18,30 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import getpass
+import hashlib
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
 
-from orchestrator import paths
+from orchestrator import clock, paths
 from orchestrator.errors import StoreError, StoreInUseError
+from orchestrator.redaction import redact
 from orchestrator.store import Store
 
 __all__ = ["HEARTBEAT_S", "Holder", "Lease", "holder"]
 
 HEARTBEAT_S = 5.0
 _MISSED_BEATS = 3
+_SETTLING = 0.2
+"""Of a heartbeat: how long after taking a remote store's lease its taker looks again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,12 @@ class Holder:
 
     def __str__(self) -> str:
         return f"{self.user}@{self.host}, process {self.pid}, since {self.since}: {self.command}"
+
+    @property
+    def id(self) -> str:
+        """Names this holding of the store, in the names of files that are meant for it."""
+        facts = (self.host, self.boot_id, self.pid, self.process_started, self.since)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def is_same(self, other: Holder | None) -> bool:
         """The same lease, whatever its counter."""
@@ -99,8 +111,8 @@ class Lease:
             process_started=_process_started(os.getpid()) or 0.0,
             counter=0,
             user=_user(),
-            command=command,
-            since=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            command=redact(command),
+            since=clock.now_utc().isoformat(timespec="milliseconds"),
         )
 
     def __enter__(self) -> Self:
@@ -143,11 +155,19 @@ class Lease:
         with _exclusive(self._store):
             found = _read(self._store)
             if found is not None and found != silent and not found.is_gone():
-                raise StoreInUseError(
-                    f"{self._store.uri} is driven by {found}",
-                    "wait until it ends or stop it there (Ctrl-C), then give the command again",
-                )
+                raise self._refusal(found)
             self._store.write_json(paths.lease(), asdict(self._mine))
+        if not self._store.is_local:
+            self._released.wait(_SETTLING * self._heartbeat_s)
+            found = _read(self._store)
+            if found is not None and not self._mine.is_same(found):
+                raise self._refusal(found)
+
+    def _refusal(self, found: Holder) -> StoreInUseError:
+        return StoreInUseError(
+            f"{self._store.uri} is driven by {found}",
+            "wait until it ends or stop it there (Ctrl-C), then give the command again",
+        )
 
     def _beat(self) -> None:
         while not self._released.wait(self._heartbeat_s):
@@ -177,7 +197,7 @@ def _read(store: Store) -> Holder | None:
         return Holder(**content)
     except TypeError as error:
         raise StoreError(
-            f"{store.uri}/{paths.lease()} is not a lease",
+            f"{paths.lease()} of {store.uri} is not a lease",
             "another version wrote it: make sure that no driver runs, then delete the file",
         ) from error
 

@@ -78,6 +78,10 @@ def _with_references(
     if item.references:
         message = "is written by the planner; name a CSV file under `reference` instead"
         return item, [source.problem((*path, "references"), message, "")]
+    if item.reference is not None and not _stays_beside(source.file, item.reference):
+        message = f"is {item.reference!r}, which lies outside of the sweep file's folder"
+        remedy = "copy the file into the folder of the sweep file, or below it"
+        return item, [source.problem((*path, "reference"), message, remedy)]
     file = reference_file(item, source)
     if file is None:
         return item, []
@@ -86,6 +90,13 @@ def _with_references(
         remedy = "give its path relative to the sweep file"
         return item, [source.problem((*path, "reference"), message, remedy)]
     return item.model_copy(update={"references": file.references}), file.problems
+
+
+def _stays_beside(sweep_file: str, reference: str) -> bool:
+    """Reports show what a reference file says, and a sweep file may be somebody else's: it names
+    files of its own folder alone, wherever links lead."""
+    folder = Path(sweep_file).parent.resolve()
+    return (folder / reference).resolve().is_relative_to(folder)
 
 
 def _keys(entry: object) -> list[str]:

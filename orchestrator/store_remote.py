@@ -1,28 +1,42 @@
 """A store behind any pyarrow.fs file system (s3://, gs://, hdfs://, mock:// in tests).
 
 A file is one `open_output_stream`, which object stores show when it is closed and not before. Reads
-that want a path go through a cache folder of this node (`TARGETSWEEP_CACHE`).
+that want a path go through a cache folder of this node (`node_cache`).
+
+What object stores do not promise: an object may be replaced between the requests of one read, so a
+read asks for the version before and after; and nobody can write "only if nothing is there", so the
+lease is advisory there (`lease`).
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pyarrow import ArrowException, fs
 
+from dashboards.filesystem import open_filesystem
 from orchestrator.errors import StoreError
-from orchestrator.store_local import replace_file
+from orchestrator.node_cache import NodeCache
+from orchestrator.redaction import has_secret, redacted
 
 __all__ = ["RemoteBackend"]
 
 _CHUNK_BYTES = 8 << 20
+_WHOLE_BYTES = 512 << 20
+"""Files up to this size are read before their upload begins: a disk error then uploads nothing."""
+
+_COMPARED_BYTES = 1 << 30
+"""Folders up to this size are compared with their SHA-256 once a process. Larger ones are shards,
+of which every picture is verified when it is decoded."""
+
+_OBJECT_STORES = ("s3", "gcs", "abfs")
+_NUM_READERS = 8
+_READS = 5  # of an object that others keep replacing
 
 
 class RemoteBackend:
@@ -30,32 +44,41 @@ class RemoteBackend:
         self.uri = uri.rstrip("/")
         self._fs, base = (filesystem, uri) if filesystem is not None else _open(uri)
         self._base = base.strip("/")
-        folder = hashlib.sha256(self.uri.encode()).hexdigest()[:16]
-        self._cache = _cache_root() / folder
+        self._cache = NodeCache(self.uri)
 
     def read(self, rel: str) -> bytes:
-        with self._fs.open_input_file(self._at(rel)) as stream:
-            return bytes(stream.read())
+        for _ in range(_READS):
+            with self._fs.open_input_file(self._at(rel)) as stream:
+                before, data = _version(stream), bytes(stream.read())
+            if before is None or self._version(rel) == before:
+                return data
+        raise OSError(f"{rel} is replaced faster than it can be read")
 
     def write(self, rel: str, data: bytes) -> None:
         with self._output(rel) as stream:
             stream.write(data)
 
     def upload(self, source: Path, rel: str) -> None:
-        with source.open("rb") as original, self._output(rel) as stream:
-            shutil.copyfileobj(original, stream, _CHUNK_BYTES)
+        with source.open("rb") as original:
+            if source.stat().st_size <= _WHOLE_BYTES:
+                self.write(rel, original.read())
+                return
+            with self._output(rel) as stream:
+                self._copy(original, stream, rel)
 
     def local(self, rel: str) -> Path:
         info = self._info(rel)
         if info.type == fs.FileType.NotFound:
             raise FileNotFoundError(2, "No such file or folder", rel)
-        if info.type == fs.FileType.Directory:
-            for inner in self._infos(rel, recursive=True):
-                if inner.type == fs.FileType.File:
-                    self._fetch(inner.path[len(self._base) :].strip("/"), inner)
-        else:
-            self._fetch(rel, info)
-        return self._cache / rel
+        if info.type == fs.FileType.File:
+            return self._fetch(rel, info, compare=True)
+        inner = [one for one in self._infos(rel, recursive=True) if one.type == fs.FileType.File]
+        compare = sum(one.size or 0 for one in inner) <= _COMPARED_BYTES
+        names = [one.path[len(self._base) :].strip("/") for one in inner]
+        with ThreadPoolExecutor(_NUM_READERS) as pool:
+            list(pool.map(lambda name, one: self._fetch(name, one, compare=compare), names, inner))
+        self._cache.keep_only(rel, {name[len(rel) + 1 :] for name in names})
+        return self._cache.path(rel)
 
     def exists(self, rel: str) -> bool:
         return bool(self._info(rel).type != fs.FileType.NotFound)
@@ -66,6 +89,18 @@ class RemoteBackend:
     def modified(self, rel: str) -> float | None:
         info = self._info(rel)
         return None if info.type == fs.FileType.NotFound else _mtime_ns(info) / 1e9
+
+    def move(self, rel: str, target: str) -> None:
+        """A copy, then a delete: a kill between leaves both. A source that is gone is fine."""
+        source, kept = self._at(rel), self._at(target)
+        if not self.exists(rel):
+            return
+        try:
+            self._fs.copy_file(source, kept)
+        except FileNotFoundError:  # only real folders have to be there first
+            self._fs.create_dir(kept.rpartition("/")[0], recursive=True)
+            self._fs.copy_file(source, kept)
+        self._fs.delete_file(source)
 
     def delete(self, rel: str) -> None:
         try:
@@ -93,13 +128,17 @@ class RemoteBackend:
         selector = fs.FileSelector(self._at(rel), allow_not_found=True, recursive=recursive)
         return list(self._fs.get_file_info(selector))
 
+    def _version(self, rel: str) -> str | None:
+        """Of the object that is there now; None where the file system knows no versions."""
+        with self._fs.open_input_file(self._at(rel)) as stream:
+            return _version(stream)
+
     @contextmanager
     def _output(self, rel: str) -> Iterator[Any]:
-        """One PUT. Only file systems with real folders (HDFS, mock) ask for the folder first;
-        making it always would cost object stores a request and a marker object a folder.
-
-        pyarrow's streams cannot abort: even their destructor completes the object. So a failed
-        write ends with the object removed, which a reader takes for a run still to be done."""
+        """One PUT, or one upload of several parts, which the service joins at its end: while that
+        fails, what was there stays. Only file systems with real folders (HDFS, mock) ask for the
+        folder first; making it always would cost object stores a request and a marker object. They
+        show a file while it grows, so there a failed one is removed."""
         path = self._at(rel)
         try:
             stream = self._fs.open_output_stream(path)
@@ -107,65 +146,83 @@ class RemoteBackend:
             self._fs.create_dir(path.rpartition("/")[0], recursive=True)
             stream = self._fs.open_output_stream(path)
         try:
-            yield stream
-            stream.close()
+            with stream:
+                yield stream
         except BaseException:
-            with suppress(OSError):
-                stream.close()
-            with suppress(OSError):
-                self._fs.delete_file(path)
+            if self._fs.type_name not in _OBJECT_STORES:
+                with suppress(OSError):
+                    self._fs.delete_file(path)
             raise
 
-    def _fetch(self, rel: str, info: Any) -> None:
-        """Downloads unless the cached copy has the remote size and time. The copy carries the
-        remote time, so one file says which version it is; a lock lets processes of a node share
-        one download; a replaced copy stays valid for those who have mapped it."""
-        target = self._cache / rel
-        if _is_current(target, info):
-            return
-        with _locked(target.with_name(f".{target.name}.lock")):
-            if _is_current(target, info):
-                return
-            replace_file(target, lambda stream: self._download(rel, info, stream))
+    def _copy(self, original: BinaryIO, stream: Any, rel: str) -> None:
+        """pyarrow's streams cannot abort: even their destructor completes the object. So when the
+        source cannot be read to its end, what was made of it is removed."""
+        try:
+            while chunk := _read_chunk(original):
+                stream.write(chunk)
+        except _SourceError as error:
+            with suppress(OSError):
+                stream.close()
+            self.delete(rel)
+            raise error.reason from None
 
-    def _download(self, rel: str, info: Any, stream: BinaryIO) -> None:
-        with self._fs.open_input_stream(self._at(rel)) as source:
-            shutil.copyfileobj(source, stream, _CHUNK_BYTES)
-        stream.flush()
-        os.utime(stream.fileno(), ns=(_mtime_ns(info), _mtime_ns(info)))
+    def _fetch(self, rel: str, info: Any, *, compare: bool) -> Path:
+        """Where the file system knows no versions, size and time tell them apart."""
+        stamp = f"{info.size} {_mtime_ns(info)}"
+
+        def download(stream: BinaryIO) -> str:
+            return self._download(rel, stamp, stream)
+
+        version = self._version(rel) or stamp
+        return self._cache.fetched(rel, version, download, compare=compare)
+
+    def _download(self, rel: str, stamp: str, stream: BinaryIO) -> str:
+        for _ in range(_READS):
+            stream.seek(0)
+            stream.truncate()
+            with self._fs.open_input_file(self._at(rel)) as source:
+                before, size = _version(source), source.size()
+                shutil.copyfileobj(source, stream, _CHUNK_BYTES)
+            if stream.tell() == size and (before is None or self._version(rel) == before):
+                return before or stamp
+        raise OSError(f"{rel} is replaced faster than it can be read")
+
+
+class _SourceError(Exception):
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _read_chunk(original: BinaryIO) -> bytes:
+    try:
+        return original.read(_CHUNK_BYTES)
+    except OSError as error:
+        raise _SourceError(error) from error
 
 
 def _open(uri: str) -> tuple[Any, str]:
+    if has_secret(uri):
+        raise StoreError(
+            f"the store {redacted(uri)} carries credentials, which plans, logs and process lists "
+            "would show",
+            "leave them out of the URI: give them by the environment (AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY), ~/.aws/credentials or the machine's role",
+        )
     try:
-        filesystem, base = fs.FileSystem.from_uri(uri)
+        return open_filesystem(uri)
     except (ArrowException, OSError, ValueError) as error:
         raise StoreError(
             f"cannot open the store {uri}: {error}",
             "use a local path or a URI pyarrow knows (s3://, gs://, hdfs://), with credentials set",
         ) from error
-    return filesystem, base
 
 
-def _cache_root() -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "targetsweep"
-    return Path(os.environ.get("TARGETSWEEP_CACHE") or default).expanduser()
+def _version(stream: Any) -> str | None:
+    """An object's ETag."""
+    tag = (stream.metadata() or {}).get(b"ETag") or (stream.metadata() or {}).get("ETag")
+    return tag.decode() if isinstance(tag, bytes) else tag
 
 
 def _mtime_ns(info: Any) -> int:
     return int(info.mtime_ns or 0)
-
-
-def _is_current(target: Path, info: Any) -> bool:
-    try:
-        status = target.stat()
-    except FileNotFoundError:
-        return False
-    return status.st_size == info.size and status.st_mtime_ns == _mtime_ns(info)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -12,13 +12,12 @@ in which nothing changed costs a listing of its runs and no import of MLflow.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator import paths
+from orchestrator import clock, paths
 from orchestrator import tracking_groups as groups
 from orchestrator.errors import UserError
 from orchestrator.store import Store
@@ -255,7 +254,7 @@ class Tracker:
                 experiment.discard(("aggregate", cell))
             tags = {KIND: "aggregate", CELL: cell, PARENT: parent.run_id}
             known = experiment.create(tags, name=groups.name(group, fields))
-            experiment.log_points(known, groups.rows(group, int(time.time() * 1000)))
+            experiment.log_points(known, groups.rows(group, clock.now_ms()))
             # The content tag comes last: a half-written aggregate is replaced next time.
             facts = {_CONTENT: content}
             experiment.log_facts(known, params=groups.params(group), tags=facts)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
+from orchestrator import clock
 from orchestrator.errors import TargetsweepError, UserError
 from orchestrator.paths import mlartifacts_dir
+from orchestrator.redaction import redact, redacted
 from orchestrator.store_local import temporary_name
 
 __all__ = ["Experiment", "Known", "connect", "explained", "open_experiment", "redacted"]
@@ -84,7 +84,7 @@ def explained(uri: str) -> Iterator[None]:
     except TargetsweepError:
         raise
     except Exception as error:
-        reason = _reason(error).replace(uri, redacted(uri))
+        reason = redact(_reason(error))
         raise UserError(
             f"MLflow at {redacted(uri)} does not take the results: {reason}",
             "nothing is lost: when it works again, run `targetsweep sync`",
@@ -102,14 +102,6 @@ def _reason(error: BaseException) -> str:
             return str(inner)
         inner = inner.__cause__ or inner.__context__
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
-
-
-def redacted(uri: str) -> str:
-    """`uri` without user and password."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 @dataclass(kw_only=True)
@@ -136,8 +128,9 @@ class Experiment:
 
     def create(self, tags: Mapping[str, str], *, name: str, start_ms: int | None = None) -> Known:
         """The tags that identify the run are part of its creation: a kill cannot come between."""
+        tags = {name: redact(value) for name, value in tags.items()}
         run = self.client.create_run(
-            self.id, start_time=start_ms, tags=dict(tags), run_name=name[:250]
+            self.id, start_time=start_ms, tags=tags, run_name=redact(name)[:250]
         )
         known = Known(
             run_id=run.info.run_id, status="RUNNING", tags=dict(tags), params={}, points={}
@@ -185,6 +178,8 @@ class Experiment:
         """Writes what is new or different, in one call or none."""
         from mlflow.entities import Param, RunTag
 
+        params = {name: redact(value) for name, value in params.items()}
+        tags = {name: redact(value) for name, value in tags.items()}
         new_params = {name: params[name] for name in params if name not in known.params}
         new_tags = {name: tags[name] for name in tags if known.tags.get(name) != tags[name]}
         if not new_params and not new_tags:
@@ -216,7 +211,7 @@ def open_experiment(client: Any, name: str, *, artifacts: str | None, own: bool)
     """
     found = client.get_experiment_by_name(name)
     if found is not None and own and found.artifact_location != artifacts:
-        client.rename_experiment(found.experiment_id, f"{name} (moved {time.time_ns()})")
+        client.rename_experiment(found.experiment_id, f"{name} (moved {clock.now_ns()})")
         client.delete_experiment(found.experiment_id)
         found = None
     if found is None:

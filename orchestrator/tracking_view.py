@@ -14,11 +14,9 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dashboards import layout_types
 from orchestrator import paths
+from orchestrator.metricsfile import parse_metrics
 from orchestrator.store import Store
 from orchestrator.units import provider
 
@@ -73,7 +71,7 @@ def view(store: Store, name: str, *, live: bool) -> RunView | None:
     if run is None or run["kind"] == "targets" or (request is None and result is None):
         return None
     data = store.read_bytes(paths.metrics(name)) if store.exists(paths.metrics(name)) else None
-    rows = [] if data is None else pq.read_table(pa.BufferReader(data)).to_pylist()
+    rows = [] if data is None else parse_metrics(data, paths.metrics(name)).to_pylist()
     status = _status(store, name, request or {}, result, live=live)
     start_ms, end_ms = _period(store, name, rows)
     return RunView(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 from pyarrow import fs
 
 from orchestrator import paths
-from orchestrator.errors import StoreError
+from orchestrator.errors import DamagedFileError, StoreError
 from orchestrator.store import Store
 from orchestrator.store_local import temporary_name
 from trainers.spec import Dataset, TargetsSpec, TeacherRef
@@ -64,9 +66,39 @@ class TestEveryStore:
     @pytest.mark.parametrize("data", [b"{", b"\xff\xfe", b"[1]", b""])
     def test_what_is_not_an_object_is_named(self, store: Store, data: bytes) -> None:
         store.write_bytes("runs/x/run.json", data)
-        with pytest.raises(StoreError, match=r"runs/x/run\.json") as caught:
+        with pytest.raises(DamagedFileError, match=r"runs/x/run\.json") as caught:
             store.read_json("runs/x/run.json")
         assert caught.value.remedy
+        assert caught.value.damaged == ["runs/x/run.json"]
+
+    def test_json_that_was_changed_is_damaged(self, store: Store) -> None:
+        store.write_json("x.json", {"step": 300, "digest": "ab"})
+        sealed = store.read_bytes("x.json")
+        for changed in (sealed.replace(b"300", b"301"), b'{"step": 300}', sealed[:-9]):
+            store.write_bytes("x.json", changed)
+            with pytest.raises(DamagedFileError) as caught:
+                store.read_json("x.json")
+            assert caught.value.reason
+        store.write_bytes("x.json", sealed.replace(b"\n", b" "))  # the values are the same
+        assert store.read_json("x.json") == {"step": 300, "digest": "ab"}
+
+    def test_json_in_the_order_it_comes_in(self, store: Store) -> None:
+        store.write_json("plan.json", {"b": {"z": 1, "a": 2}, "a": 3}, in_order=True)
+        assert json.dumps(store.read_json("plan.json")) == '{"b": {"z": 1, "a": 2}, "a": 3}'
+
+    def test_set_aside_moves_and_never_overwrites(self, store: Store) -> None:
+        kept = []
+        for data in (b"one", b"two", b"three"):
+            store.write_bytes("runs/x/result.json", data)
+            kept.append(store.set_aside("runs/x/result.json", "its checksum does not fit"))
+            assert not store.exists("runs/x/result.json")
+        assert [store.read_bytes(rel) for rel in kept] == [b"one", b"two", b"three"]
+        assert all(re.search(r"^damaged/\d{8}T\d{6}Z-runs~x~result\.json", rel) for rel in kept)
+        assert len(store.list(paths.damaged_dir())) == 3
+        store.set_aside("runs/x/result.json", "another process was faster")
+        assert len(store.list(paths.damaged_dir())) == 3
+        with pytest.raises(StoreError, match="inside the store"):
+            store.set_aside("../x", "no")
 
     def test_missing_bytes_are_an_error_with_the_name(self, store: Store) -> None:
         with pytest.raises(StoreError, match=r"no/such\.bin"):
