@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.durations import as_steps
-from orchestrator.errors import Problem
+from orchestrator.errors import Problem, nearest
 from orchestrator.fieldtypes import Value, plain
 from orchestrator.grid import Grid, Place, Point, expand_grid, projection
 from orchestrator.settings import FIELDS, INDEX
+from orchestrator.workers import DEFAULT, gpus_per_worker, named_datasets, workers_of
 from trainers.data.info import DatasetInfo
 from trainers.schedule import steps_per_epoch
 
@@ -123,7 +124,12 @@ def _ipc_fits(dataset: str, ipc: Any, infos: Infos) -> _Fault | None:
     return _Fault("ipc", message, f"at most {info.smallest_class}, or full")
 
 
-def _batch_divides(batch: int, workers: int, norm_batch: int | None, infos: Infos) -> _Fault | None:
+def _batch_divides(
+    batch: int, wanted: Value, dataset: str, norm_batch: int | None, infos: Infos
+) -> _Fault | None:
+    workers, is_auto = workers_of(wanted, dataset)
+    if is_auto:  # as many as fit
+        workers = 1
     if batch % workers:
         message = f"is {workers}, which does not divide the batch of {batch}"
         return _Fault("scaling.workers", message, "choose a divisor of training.batch_size")
@@ -134,14 +140,47 @@ def _batch_divides(batch: int, workers: int, norm_batch: int | None, infos: Info
 
 
 def _teacher_batch_divides(
-    strategy: str, own: int | None, batch: int, own_workers: int | None, workers: int, infos: Infos
+    strategy: str,
+    own: int | None,
+    batch: int,
+    own_workers: Value,
+    workers: Value,
+    dataset: str,
+    infos: Infos,
 ) -> _Fault | None:
-    batch, teacher_workers = own or batch, own_workers or workers
-    if strategy == "A" or batch % teacher_workers == 0 or (own is own_workers is None):
+    batch = own or batch
+    teacher_workers, is_auto = workers_of(own_workers or workers, dataset)
+    if strategy == "A" or is_auto or (own is own_workers is None):
+        return None
+    if batch % teacher_workers == 0:
         return None
     field = "scaling.teacher_workers" if own_workers else "scaling.workers"
     message = f"is {teacher_workers}, which does not divide the teacher's batch of {batch}"
     return _Fault(field, message, "choose a divisor, or set scaling.teacher_workers")
+
+
+def _datasets_known(field: str) -> _Check:
+    """A mapping by data set names some that exist."""
+
+    def test(value: Value, dataset: str, infos: Infos) -> _Fault | None:
+        known = {*infos, dataset, DEFAULT}
+        for name in named_datasets(value):
+            if name not in known:
+                like = nearest(name, known)
+                hint = f"nearest valid name: {like}" if like else f"there are {sorted(infos)}"
+                return _Fault(field, f"no data set is called {name!r}", hint)
+        return None
+
+    return _Check((field, "dataset"), test)
+
+
+def _whole_gpus(share: Value, workers: Value, dataset: str, infos: Infos) -> _Fault | None:
+    count, is_auto = workers_of(workers, dataset)
+    gpus = gpus_per_worker(share, dataset)
+    if gpus == 1 or count == 1 or is_auto:
+        return None
+    message = f"is {gpus:g}, but runs on {dataset} have {count} workers"
+    return _Fault("scaling.gpus_per_worker", message, "only one-worker runs can share a GPU")
 
 
 def _epochs_known(name: str) -> _Check:
@@ -185,7 +224,12 @@ _CHECKS = (
     _required("training.steps", 'set `training: {steps: 39_000}`, or "100 epochs"'),
     _Check(("strategy", "teacher.accuracy"), _teacher_given, complete=True),
     _Check(("dataset", "ipc"), _ipc_fits),
-    _Check(("training.batch_size", "scaling.workers", "training.norm_batch"), _batch_divides),
+    *map(_datasets_known, ("scaling.workers", "scaling.gpus_per_worker")),
+    _Check(("scaling.gpus_per_worker", "scaling.workers", "dataset"), _whole_gpus),
+    _Check(
+        ("training.batch_size", "scaling.workers", "dataset", "training.norm_batch"),
+        _batch_divides,
+    ),
     _Check(
         (
             "strategy",
@@ -193,6 +237,7 @@ _CHECKS = (
             "training.batch_size",
             "scaling.teacher_workers",
             "scaling.workers",
+            "dataset",
         ),
         _teacher_batch_divides,
     ),

@@ -6,7 +6,7 @@ Values are hashable (a mapping becomes a tuple of pairs), so that grid points ca
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ __all__ = [
     "Count",
     "Duration",
     "Expect",
+    "GpuShare",
     "Ipc",
     "Keep",
     "NonNegative",
@@ -33,6 +34,7 @@ __all__ = [
     "StrategyName",
     "TeacherBackbone",
     "Value",
+    "WorkerCount",
     "as_mapping",
     "plain",
 ]
@@ -108,6 +110,63 @@ Steps = Annotated[
 Keep = Annotated[
     Literal["final", "none"] | Annotated[int, Field(ge=0)],
     Expect("final, none, or a whole number of days", ("final", "none")),
+]
+
+# --- workers and devices, one value or one a data set ---------------------------------------------
+
+
+def _by_dataset(check: Callable[[object], object]) -> Callable[[object], object]:
+    """The value, or a mapping of data sets (and `default`) to values."""
+
+    def validate(value: object) -> object:
+        if not isinstance(value, Mapping):
+            return check(value)
+        if not value:
+            raise ValueError("names no data set")
+        return tuple(sorted((_dataset_name(name), check(one)) for name, one in value.items()))
+
+    return validate
+
+
+def _dataset_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"{name!r} is no data set's name")
+    return name
+
+
+def _workers(value: object) -> object:
+    if value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is neither auto nor a whole number of at least 1")
+    return value
+
+
+def _share(value: object) -> object:
+    number = _number("gpus_per_worker", value)
+    if not 0 < number <= 1:
+        raise ValueError(f"{value!r} is not above 0 and at most 1: a worker trains on one GPU")
+    return number
+
+
+def _or_by_dataset(schema: dict[str, Any]) -> dict[str, Any]:
+    mapping = {"type": "object", "minProperties": 1, "additionalProperties": schema}
+    return {"anyOf": [schema, mapping]}
+
+
+WorkerCount = Annotated[
+    Any,
+    BeforeValidator(_by_dataset(_workers)),
+    WithJsonSchema(
+        _or_by_dataset({"anyOf": [{"enum": ["auto"]}, {"type": "integer", "minimum": 1}]})
+    ),
+    Expect("auto, a whole number of at least 1, or {data set: number, default: number}", ("auto",)),
+]
+GpuShare = Annotated[
+    Any,
+    BeforeValidator(_by_dataset(_share)),
+    WithJsonSchema(_or_by_dataset({"type": "number", "exclusiveMinimum": 0, "maximum": 1})),
+    Expect("1, a fraction of a GPU (0.25), or {data set: number, default: number}"),
 ]
 
 # --- augmentations -------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from orchestrator.askedsteps import asked_steps
 from orchestrator.durations import as_steps
 from orchestrator.errors import UserError
+from orchestrator.fieldtypes import Value
 from orchestrator.grid import Point
 from orchestrator.identity import run_key
 from orchestrator.labels import (
@@ -30,6 +31,7 @@ from orchestrator.scaling import Scaling
 from orchestrator.settings import INDEX
 from orchestrator.spec import Sweep
 from orchestrator.units import KINDS, Kind, Unit, snapshot_token, weights_token
+from orchestrator.workers import ONE, Workers, gpus_per_worker, workers_of
 from trainers.data.info import DatasetInfo
 from trainers.spec import Request, RunSpec, StudentSpec, TeacherRef
 
@@ -66,7 +68,8 @@ class _Draft:
     keep_weights_at: frozenset[int] = frozenset()
     answers: bool = False
     rule: tuple[int, int | None] = (1, None)
-    workers: int = 1
+    workers: Workers = ONE
+    gpus_per_worker: float = 0.0
     keep: str | int = "none"
     sweeps: tuple[str, ...] = ()
 
@@ -85,7 +88,9 @@ class _Draft:
                 keep_weights_at=_sorted(self.keep_weights_at),
             ),
             needs=self.needs,
-            workers=self.workers,
+            workers=self.workers.number,
+            workers_auto=self.workers.is_auto,
+            gpus_per_worker=self.gpus_per_worker or 1.0,
             keep_checkpoint=self.keep,
             label=self.label + differences,
             sweeps=self.sweeps,
@@ -178,9 +183,15 @@ class Merger:
         """What a point asks of a student or a probe, beside all that was asked before."""
         draft.horizon = max(draft.horizon, horizon)
         draft.evaluate_at = _union(draft.evaluate_at, steps)
-        draft.workers = max(draft.workers, point[_WORKERS])
+        self._scale(draft, point, point[_WORKERS])
         draft.keep = _longer(draft.keep, point[_KEEP])
         self.asked_steps += horizon
+
+    def _scale(self, draft: _Draft, point: Point, workers: Value) -> None:
+        dataset = point[_DATASET]
+        draft.workers = draft.workers.joined(workers_of(workers, dataset))
+        share = gpus_per_worker(point[_GPUS_PER_WORKER], dataset)
+        draft.gpus_per_worker = max(draft.gpus_per_worker, share)
 
     def _requested(
         self, point: Point, horizon: int, report_steps: frozenset[int]
@@ -218,7 +229,7 @@ class Merger:
         draft.rule = rule
         draft.presets.add(teacher.ref.accuracy)
         draft.horizon = max(draft.horizon, teacher.max_steps)
-        draft.workers = max(draft.workers, point[_TEACHER_WORKERS] or point[_WORKERS])
+        self._scale(draft, point, point[_TEACHER_WORKERS] or point[_WORKERS])
         draft.keep = _longer(draft.keep, point[_KEEP])
         return draft
 
@@ -253,6 +264,7 @@ _EVALUATE_AT = INDEX["training.evaluate_at"]
 _EVALUATE_EVERY = INDEX["training.evaluate_every"]
 _WORKERS = INDEX["scaling.workers"]
 _TEACHER_WORKERS = INDEX["scaling.teacher_workers"]
+_GPUS_PER_WORKER = INDEX["scaling.gpus_per_worker"]
 _KEEP = INDEX["keep_checkpoint"]
 
 

@@ -233,5 +233,7 @@ def _unit_json(unit: Unit, work: Work, chain: int) -> dict[str, Any]:
         "unreachable": list(work.unreachable),
         "needs": list(unit.needs),
         "workers": unit.workers,
+        "workers_auto": unit.workers_auto,
+        "gpus_per_worker": unit.gpus_per_worker,
         "sweeps": list(unit.sweeps),
     }

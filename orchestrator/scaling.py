@@ -32,6 +32,7 @@ from orchestrator.scale import (
 )
 from orchestrator.scalenotes import scale_notes
 from orchestrator.settings import INDEX
+from orchestrator.workers import workers_of
 from trainers.data.catalogue import OFFICIAL
 from trainers.data.info import DatasetInfo
 
@@ -147,12 +148,15 @@ class Scaling:
     def _set_batches(self, values: list[Value]) -> None:
         scale, nominal = self.scale, values[_BATCH]
         batch = values[_BATCH] = self.batches[nominal]
-        workers = values[_WORKERS] = workers_for(values[_WORKERS], batch, scale.max_workers)
+        dataset = values[_DATASET]
+        asked = workers_of(values[_WORKERS], dataset).number
+        workers = values[_WORKERS] = workers_for(asked, batch, scale.max_workers)
         of_teacher = values[_TEACHER_BATCH]
         if of_teacher is not None:
             values[_TEACHER_BATCH] = of_teacher = self.batches[of_teacher]
-        asked = values[_TEACHER_WORKERS] or (workers if of_teacher is not None else None)
-        if asked is not None:
+        of_its = values[_TEACHER_WORKERS] or (workers if of_teacher is not None else None)
+        if of_its is not None:
+            asked = workers_of(of_its, dataset).number
             its = workers_for(asked, of_teacher or batch, scale.max_workers)
             values[_TEACHER_WORKERS] = None if its == workers else its
         norm = values[_NORM_BATCH]

@@ -7,13 +7,17 @@ Tune's own resume is never used.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.trial import TrialConfig
 
-__all__ = ["Conducts", "UnitSearcher"]
+__all__ = ["Conducts", "Coroner", "UnitSearcher"]
+
+_TEXT_CHARS = 20_000
 
 
 class Conducts(Protocol):
@@ -23,7 +27,7 @@ class Conducts(Protocol):
     @property
     def finished(self) -> bool: ...
     def on_report(self, report: dict[str, Any]) -> None: ...
-    def on_end(self, unit: str, *, lost: bool) -> None: ...
+    def on_end(self, unit: str, *, lost: bool, said: str = "") -> None: ...
 
 
 class UnitSearcher(Searcher):
@@ -31,6 +35,11 @@ class UnitSearcher(Searcher):
         super().__init__(metric=None, mode=None)
         self._conductor = conductor
         self._units: dict[str, str] = {}
+        self._deaths: dict[str, str] = {}
+
+    def note_death(self, trial_id: str, said: str) -> None:
+        """What Ray says of a trial's end, before Tune tells of it here."""
+        self._deaths[trial_id] = said
 
     def suggest(self, trial_id: str) -> Any:
         """A TrialConfig, None or Searcher.FINISHED (a string, which Tune's own type forgets)."""
@@ -51,7 +60,8 @@ class UnitSearcher(Searcher):
         """Tune repeats a function's last report here, and only here."""
         if result and "event" in result:
             self._conductor.on_report(result)
-        self._conductor.on_end(self._units.pop(trial_id), lost=error)
+        said = self._deaths.pop(trial_id, "")
+        self._conductor.on_end(self._units.pop(trial_id), lost=error, said=said)
 
     def set_search_properties(self, *args: Any, **kwargs: Any) -> bool:
         return True
@@ -68,3 +78,22 @@ class UnitSearcher(Searcher):
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         pass
+
+
+class Coroner(FIFOScheduler):
+    """Tells the searcher why a trial died, which Tune itself does not: a scheduler hears of it
+    first, and finds Ray's words where Tune has just written them."""
+
+    def __init__(self, searcher: UnitSearcher) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._searcher = searcher
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        try:
+            text = Path(trial.error_file).read_text(errors="replace")
+        except (OSError, TypeError):  # none was written
+            text = ""
+        self._searcher.note_death(trial.trial_id, text[-_TEXT_CHARS:])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

@@ -21,6 +21,7 @@ from orchestrator.fieldtypes import (
     Count,
     Duration,
     Expect,
+    GpuShare,
     Ipc,
     Keep,
     NonNegative,
@@ -31,6 +32,7 @@ from orchestrator.fieldtypes import (
     StrategyName,
     TeacherBackbone,
     Value,
+    WorkerCount,
 )
 
 __all__ = [
@@ -107,10 +109,13 @@ class TrainingSettings(_Group):
 
 
 class ScalingSettings(_Group):
-    workers: Count = 1
-    """Data-parallel workers of one run. No part of what the run is."""
-    teacher_workers: Count | None = None
+    workers: WorkerCount = "auto"
+    """Data-parallel workers of one run; no part of what the run is. auto: 8 for imagenet, else 1,
+    and never more than there are devices. {imagenet: 4, default: 1}: by data set."""
+    teacher_workers: WorkerCount | None = None
     """Of the teachers behind it; null: as many."""
+    gpus_per_worker: GpuShare = 1.0
+    """A fraction lets one-worker runs share a GPU: 0.25 for four at once. Also by data set."""
 
 
 class Settings(_Group):
@@ -249,6 +254,7 @@ UNREPORTED: tuple[str, ...] = (
     "probe_steps",
     "scaling.workers",
     "scaling.teacher_workers",
+    "scaling.gpus_per_worker",
     "keep_checkpoint",
 )
 """How a run executes, how it is looked at and what stays of it: no part of a result, so no field of

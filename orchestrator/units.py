@@ -49,9 +49,10 @@ _TYPICAL_SEARCH = 10_000
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
     """One piece of work: a teacher run with all its presets, one snapshot's soft targets, a student
-    run, or a probe of a student. needs: tokens it waits for. workers, keep_checkpoint: the most
-    that anybody asks. sweeps: who asks. answers: False for a student that no point reads, which is
-    there for its probes alone."""
+    run, or a probe of a student. needs: tokens it waits for. workers, gpus_per_worker,
+    keep_checkpoint: the most that anybody asks. workers_auto: nobody asked for a number; fewer will
+    do where there are fewer devices. sweeps: who asks. answers: False for a student that no point
+    reads, which is there for its probes alone."""
 
     kind: Kind
     key: str
@@ -59,6 +60,8 @@ class Unit:
     request: Request
     needs: tuple[str, ...] = ()
     workers: int = 1
+    workers_auto: bool = False
+    gpus_per_worker: float = 1.0
     keep_checkpoint: str | int = "final"
     label: str = ""
     sweeps: tuple[str, ...] = ()

@@ -51,3 +51,30 @@ def test_too_wide_for_ever_is_another_thing_than_too_wide_now() -> None:
     assert not capacity.can_ever_fit(Shape(workers=3))
     capacity.total = 4.0  # a node joined
     assert capacity.can_ever_fit(Shape(workers=3))
+
+
+def test_what_others_hold_is_not_free() -> None:
+    """A run that does not fit beside other people's waits for them, and keeps nobody waiting."""
+    capacity = Capacity(total=8.0, taken=3.0)
+    assert capacity.free == 5.0
+    assert not capacity.fits(Shape(workers=6))
+    assert not capacity.can_ever_fit(Shape(workers=6))
+    assert capacity.fits(Shape(workers=5))
+
+
+def test_nodes_that_leave_take_the_room_of_what_still_runs() -> None:
+    capacity = Capacity(total=16.0)
+    capacity.take(Shape(workers=16))
+    capacity.total = 8.0
+    assert not capacity.fits(Shape())
+    capacity.release(Shape(workers=16))
+    assert capacity.free == 8.0
+
+
+def test_no_more_runs_than_somebody_allows() -> None:
+    capacity = Capacity(total=8.0, most_runs=2)
+    capacity.take(Shape())
+    capacity.take(Shape(workers=2))
+    assert not capacity.fits(Shape())
+    capacity.release(Shape())
+    assert capacity.fits(Shape())

@@ -38,10 +38,10 @@ def targetsweep(
     """The command in this process: an exception that is nobody's message fails the test. Ray must
     not start, and no store may appear."""
 
-    def no_ray(options: object) -> object:
+    def no_ray(address: object, slots: object) -> object:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(driver, "_ray", no_ray)
+    monkeypatch.setattr(driver, "connect", no_ray)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> Answer:

@@ -1,0 +1,224 @@
+"""What there is of a Ray cluster now: nodes come and go, and others may use them too.
+
+A thread asks the cluster's head about every second, so that nobody else waits for an answer. What
+follows from the answers is plain arithmetic over `Node`s, which needs no Ray.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["ClusterView", "Node", "Picture", "Silence", "read_cluster"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A living node. gpus, cpus: in all. free_…: of nobody; ours_…: held by trials of this driver
+    and by processes that Tune keeps warm. is_draining: it is about to leave."""
+
+    node_id: str
+    gpus: float = 0.0
+    cpus: float = 0.0
+    free_gpus: float = 0.0
+    free_cpus: float = 0.0
+    ours_gpus: float = 0.0
+    ours_cpus: float = 0.0
+    is_draining: bool = False
+
+    def devices(self, *, use_gpu: bool) -> float:
+        """Whole ones that count as capacity: a node that is leaving has none."""
+        return 0.0 if self.is_draining else float(int(self.gpus if use_gpu else self.cpus))
+
+    def taken(self, *, use_gpu: bool) -> float:
+        """In other people's hands."""
+        if self.is_draining:
+            return 0.0
+        if use_gpu:
+            return max(0.0, self.gpus - self.free_gpus - self.ours_gpus)
+        return max(0.0, self.cpus - self.free_cpus - self.ours_cpus)
+
+
+@dataclass(frozen=True)
+class Picture:
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def living(self) -> frozenset[str]:
+        return frozenset(node.node_id for node in self.nodes)
+
+    @property
+    def draining(self) -> frozenset[str]:
+        return frozenset(node.node_id for node in self.nodes if node.is_draining)
+
+    def total(self, *, use_gpu: bool) -> float:
+        return sum(node.devices(use_gpu=use_gpu) for node in self.nodes)
+
+    def taken(self, *, use_gpu: bool) -> float:
+        return sum(node.taken(use_gpu=use_gpu) for node in self.nodes)
+
+
+class ClusterView:
+    """read: asks the cluster; it may raise, or never come back when the head is gone."""
+
+    def __init__(self, read: Callable[[], Sequence[Node]], *, every_s: float = 1.0) -> None:
+        self._read = read
+        self._every_s = every_s
+        self._end = threading.Event()
+        self._asked = threading.Event()
+        self._news = threading.Condition()
+        self._picture = Picture(tuple(read()))
+        self._seen = set(self._picture.living)
+        self._answers = 1
+        self._taken: deque[tuple[float, float]] = deque(maxlen=3)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Asks again and again while the block runs."""
+        threading.Thread(target=self._watch, name="cluster-view", daemon=True).start()
+        try:
+            yield
+        finally:
+            self._end.set()
+            self._asked.set()  # nobody waits for the thread: it may hang where the head is gone
+
+    def _watch(self) -> None:
+        while not self._end.is_set():
+            self._asked.wait(self._every_s)
+            self._asked.clear()
+            try:
+                self.look()
+            except Exception:  # whoever counts `answers` notices
+                continue
+
+    def look(self) -> None:
+        """Asks the cluster once, in this thread."""
+        picture = Picture(tuple(self._read()))
+        self._seen |= picture.living
+        self._taken.append((picture.taken(use_gpu=False), picture.taken(use_gpu=True)))
+        with self._news:
+            self._picture = picture
+            self._answers += 1
+            self._news.notify_all()
+
+    def ask(self, patience_s: float = 3.0) -> None:
+        """Waits for an answer that is not older than this call, no longer than that."""
+        if self._has_news(patience_s / 2):  # its question may be older; the next one's is not
+            self._has_news(patience_s / 2)
+
+    def _has_news(self, patience_s: float) -> bool:
+        with self._news:
+            answers = self._answers
+            self._asked.set()
+            return self._news.wait_for(lambda: self._answers > answers, patience_s)
+
+    @property
+    def picture(self) -> Picture:
+        """The last answer."""
+        return self._picture
+
+    @property
+    def answers(self) -> int:
+        """How many there were: a number that stands still means that the head does not answer."""
+        return self._answers
+
+    def taken(self, *, use_gpu: bool) -> float:
+        """Devices that other people's jobs hold, by the last answers: what is on its way between
+        two of our own trials is in nobody's hands for a moment, and must not count."""
+        return min((pair[use_gpu] for pair in tuple(self._taken)), default=0.0)
+
+    def is_gone(self, node_id: str) -> bool:
+        """Whether a node left, or is leaving, by an answer of this moment. False for one that was
+        never there."""
+        self.ask()
+        picture = self._picture
+        return node_id in picture.draining or node_id in self._seen - picture.living
+
+
+class Silence:
+    """How long a count has stood still, for somebody who looks now and then. A look that comes
+    late, because this process slept, counts as one in time."""
+
+    def __init__(
+        self, longest_look_s: float = 2.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._longest_s = longest_look_s
+        self._clock = clock
+        self._last = clock()
+        self._count: int | None = None
+        self.quiet_s = 0.0
+
+    def look(self, count: int) -> float:
+        """Seconds of silence."""
+        now = self._clock()
+        passed, self._last = min(now - self._last, self._longest_s), now
+        self.quiet_s = self.quiet_s + passed if count == self._count else 0.0
+        self._count = count
+        return self.quiet_s
+
+
+# -- asking Ray ---------------------------------------------------------------------------------
+
+
+def read_cluster(*, is_shared: bool) -> list[Node]:
+    """Every living node. is_shared: others may use the cluster, so what we hold of it is asked
+    too."""
+    from ray._private.state import state
+
+    leaving = state.get_draining_nodes()
+    free = state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    ours = _held_by_us() if is_shared else {}
+    return [
+        _node(found, free.get(found["NodeID"], {}), ours, found["NodeID"] in leaving)
+        for found in state.node_table()  # type: ignore[no-untyped-call]
+        if found["Alive"]
+    ]
+
+
+def _node(
+    found: dict[str, Any],
+    free: dict[str, float],
+    ours: dict[str, tuple[float, float]],
+    is_draining: bool,
+) -> Node:
+    node_id, resources = found["NodeID"], found["Resources"]
+    gpus, cpus = ours.get(node_id, (0.0, 0.0))
+    return Node(
+        node_id=node_id,
+        gpus=resources.get("GPU", 0.0),
+        cpus=resources.get("CPU", 0.0),
+        free_gpus=free.get("GPU", 0.0),
+        free_cpus=free.get("CPU", 0.0),
+        ours_gpus=gpus,
+        ours_cpus=cpus,
+        is_draining=is_draining,
+    )
+
+
+def _held_by_us() -> dict[str, tuple[float, float]]:
+    """(GPUs, CPUs) by node in placement groups of this driver: everything of ours is in one, also
+    what Tune keeps warm between two trials."""
+    import ray
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    job = ray.get_runtime_context().get_job_id()
+    held: dict[str, tuple[float, float]] = {}
+    table: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]
+    for data in state._connect_and_get_accessor().get_placement_group_table():
+        group = table.FromString(data)
+        if group.creator_job_id.hex() != job or group.state == table.REMOVED:
+            continue
+        for bundle in group.bundles:
+            gpus, cpus = held.get(bundle.node_id.hex(), (0.0, 0.0))
+            wanted = bundle.unit_resources
+            held[bundle.node_id.hex()] = (
+                gpus + wanted.get("GPU", 0.0),
+                cpus + wanted.get("CPU", 0.0),
+            )
+    return held

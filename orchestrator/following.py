@@ -1,0 +1,130 @@
+"""Follows a cluster while it changes: more devices, fewer devices, nodes that leave, no head."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+from orchestrator import paths
+from orchestrator.admission import Shape
+from orchestrator.clusterview import ClusterView, Picture, Silence
+from orchestrator.conductor import Conductor
+from orchestrator.errors import StoreError, TargetsweepError
+from orchestrator.ledger import State
+from orchestrator.progress import Progress
+from orchestrator.store import Store
+
+__all__ = ["ClusterLostError", "Follower"]
+
+_HEAD_S = 30.0
+"""The cluster's head is given up after so much silence. It answers within milliseconds."""
+
+
+class ClusterLostError(TargetsweepError):
+    """The head of the cluster is gone, and with it all that ran there. The store is as it was."""
+
+
+def _flagged(store: Store) -> set[str]:
+    """Nodes that have a flag in the store."""
+    stem = paths.drain_flag("0").rpartition("/")[2].removesuffix("0")
+    names = store.list(paths.control_dir())
+    return {name.removeprefix(stem) for name in names if name.startswith(stem)}
+
+
+class Follower:
+    """Brings the ledger's capacity up to what the cluster has. is_shared: others may use it too;
+    on a Ray of our own every device is ours."""
+
+    def __init__(
+        self,
+        view: ClusterView,
+        conductor: Conductor,
+        progress: Progress,
+        store: Store,
+        *,
+        use_gpu: bool,
+        is_shared: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._view = view
+        self._conductor = conductor
+        self._progress = progress
+        self._store = store
+        self._use_gpu = use_gpu
+        self._is_shared = is_shared
+        self._silence = Silence(clock=clock)
+        self._picture = view.picture
+        self._flags = _flagged(store)  # a killed driver may have left some
+        self._told: set[tuple[Shape, float]] = set()
+        ledger = conductor.ledger
+        self._widest = max((entry.shape.devices for entry in ledger.entries.values()), default=0.0)
+
+    def follow(self) -> None:
+        """Raises ClusterLostError when the head has been silent for too long."""
+        if self._silence.look(self._view.answers) > _HEAD_S:
+            raise ClusterLostError("the head of the Ray cluster does not answer any more")
+        before, picture = self._picture, self._view.picture
+        self._picture = picture
+        capacity = self._conductor.ledger.capacity
+        total = picture.total(use_gpu=self._use_gpu)
+        taken = self._view.taken(use_gpu=self._use_gpu) if self._is_shared else 0.0
+        if (total, taken) != (capacity.total, capacity.taken):
+            with self._conductor.lock:
+                capacity.total, capacity.taken = total, taken
+            self._tell_stuck()
+        if picture is not before:
+            self._tell_nodes(before, picture)
+            self._flag_draining(picture)
+
+    def end(self) -> None:
+        """Nothing of this driver's is left where the store is."""
+        self._flag_draining(Picture())
+
+    def _tell_nodes(self, before: Picture, now: Picture) -> None:
+        there = f"{len(now.nodes)} nodes, {self._counted(now.total(use_gpu=self._use_gpu))}"
+        for node_id in sorted(now.living - before.living):
+            self._progress.noted(f"node {node_id[:8]} joined: {there}")
+        for node_id in sorted(before.living - now.living):
+            self._progress.warned(f"node {node_id[:8]} is gone: {there}")
+        for node_id in sorted(now.draining - before.draining):
+            self._progress.warned(
+                f"node {node_id[:8]} is about to leave; what runs there saves a checkpoint"
+            )
+
+    def _counted(self, devices: float) -> str:
+        return f"{devices:g} {'GPUs' if self._use_gpu else 'CPU slots'}"
+
+    def _tell_stuck(self) -> None:
+        """Runs that fit nowhere now, whatever ends: they wait, and the others go on."""
+        ledger = self._conductor.ledger
+        capacity = ledger.capacity
+        if self._widest <= capacity.total - capacity.taken:
+            return
+        with self._conductor.lock:
+            stuck = Counter(
+                entry.shape
+                for entry in ledger.entries.values()
+                if entry.state in (State.READY, State.WAITING)
+                and not capacity.can_ever_fit(entry.shape)
+            )
+        for shape, count in stuck.items():
+            if (shape, capacity.total) not in self._told:
+                self._told.add((shape, capacity.total))
+                held = f", {capacity.taken:g} of them in other jobs' hands" * bool(capacity.taken)
+                self._progress.warned(
+                    f"{count} runs wait for {self._counted(shape.devices)} each: the cluster has "
+                    f"{capacity.total:g}{held}"
+                )
+
+    def _flag_draining(self, picture: Picture) -> None:
+        """A file for each node that is leaving, which the runs there look at."""
+        for node_id in picture.draining - self._flags:
+            with suppress(StoreError):  # then they end with the node, and go on elsewhere
+                self._store.write_bytes(paths.drain_flag(node_id), b"drain\n")
+                self._flags.add(node_id)
+        for node_id in self._flags - picture.draining:
+            with suppress(StoreError):
+                self._store.delete(paths.drain_flag(node_id))
+        self._flags &= picture.draining

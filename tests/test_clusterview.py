@@ -1,0 +1,208 @@
+"""What follows from a cluster that changes, with a made-up one: no Ray."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator import paths
+from orchestrator.admission import Shape
+from orchestrator.clusterview import ClusterView, Node, Silence
+from orchestrator.conductor import Conductor, Listener
+from orchestrator.following import ClusterLostError, Follower
+from orchestrator.store import Store
+from tests.driving import GRID, TINY, Clock, conductor_of, tiny_plan
+
+
+def gpu_node(name: str, gpus: float = 8, free: float | None = None, ours: float = 0.0) -> Node:
+    left = gpus - ours if free is None else free
+    return Node(node_id=name, gpus=gpus, cpus=64, free_gpus=left, free_cpus=64, ours_gpus=ours)
+
+
+class Cluster:
+    """Nodes by name; a test adds, changes and removes them. is_dead: nobody answers."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.nodes = {node.node_id: node for node in nodes}
+        self.is_dead = False
+
+    def __call__(self) -> list[Node]:
+        if self.is_dead:
+            raise ConnectionError("the head is gone")
+        return list(self.nodes.values())
+
+
+class Screen(Listener):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def noted(self, message: str) -> None:
+        self.lines.append(message)
+
+    def warned(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_what_there_is() -> None:
+    cluster = Cluster(gpu_node("a"), gpu_node("b", 4))
+    view = ClusterView(cluster)
+    assert view.picture.total(use_gpu=True) == 12
+    assert view.picture.total(use_gpu=False) == 128
+    cluster.nodes["b"] = replace(cluster.nodes["b"], is_draining=True)
+    view.look()
+    assert view.picture.total(use_gpu=True) == 8  # what is leaving is no capacity
+    assert view.picture.draining == {"b"}
+
+
+def test_a_node_without_gpus_adds_none() -> None:
+    view = ClusterView(Cluster(gpu_node("a"), Node(node_id="head", cpus=4, free_cpus=4)))
+    assert view.picture.total(use_gpu=True) == 8
+
+
+def test_what_others_hold() -> None:
+    """Not what our trials hold; and not what is in nobody's hands for a moment."""
+    cluster = Cluster(gpu_node("a", free=2, ours=3))
+    view = ClusterView(cluster)
+    assert view.taken(use_gpu=True) == 0  # one answer is not enough to tell
+    for _ in range(3):
+        view.look()
+    assert view.taken(use_gpu=True) == 3
+    cluster.nodes["a"] = gpu_node("a", free=5, ours=3)
+    view.look()
+    assert view.taken(use_gpu=True) == 0
+
+
+def test_who_is_gone() -> None:
+    cluster = Cluster(gpu_node("a"), gpu_node("b"), gpu_node("c"))
+    view = ClusterView(cluster, every_s=60.0)
+    with view.watching():
+        assert not view.is_gone("a")
+        del cluster.nodes["a"]
+        cluster.nodes["b"] = replace(cluster.nodes["b"], is_draining=True)
+        assert [view.is_gone(name) for name in "abc"] == [True, True, False]  # asked just now
+        assert not view.is_gone("never there")
+
+
+def test_a_head_that_does_not_answer() -> None:
+    cluster = Cluster(gpu_node("a"))
+    view = ClusterView(cluster, every_s=0.001)
+    with view.watching():
+        view.ask()
+        cluster.is_dead = True
+        view.ask(0.1)
+        answers = view.answers
+        view.ask(0.1)
+        assert view.answers == answers
+        assert view.picture.living == {"a"}  # the last that was known
+
+
+def test_silence_counts_looks_not_sleep() -> None:
+    now = [0.0]
+    silence = Silence(longest_look_s=2.0, clock=lambda: now[0])
+    silence.look(1)
+    for _ in range(10):
+        now[0] += 1.0
+        silence.look(1)
+    assert silence.quiet_s == 10.0
+    now[0] += 3600.0  # the machine slept
+    assert silence.look(1) == 12.0
+    assert silence.look(2) == 0.0
+
+
+# -- following it ----------------------------------------------------------------------------------
+
+
+class Following:
+    """A follower of a made-up cluster, over the runs of a sweep."""
+
+    def __init__(self, folder: Path, *nodes: Node, wide: int = 1) -> None:
+        self.cluster = Cluster(*nodes)
+        self.view = ClusterView(self.cluster)
+        self.store = Store(folder / "store")
+        self.screen = Screen()
+        self.conductor: Conductor = conductor_of(tiny_plan(folder, text=TINY + GRID), self.store)
+        for entry in self.conductor.ledger.entries.values():
+            entry.shape = Shape(workers=wide)
+        self.follower = Follower(
+            self.view, self.conductor, self.screen, self.store,  # type: ignore[arg-type]
+            use_gpu=True, is_shared=True, clock=Clock(step=1.0),
+        )  # fmt: skip
+
+    def look(self) -> None:
+        for _ in range(3):
+            self.view.look()
+        self.follower.follow()
+
+    @property
+    def capacity(self) -> tuple[float, float]:
+        found = self.conductor.ledger.capacity
+        return found.total, found.taken
+
+
+def test_capacity_follows_the_nodes(tmp_path: Path) -> None:
+    one = Following(tmp_path, gpu_node("a"))
+    one.look()
+    assert one.capacity == (8, 0)
+    one.cluster.nodes["b"] = gpu_node("b")
+    one.look()
+    assert one.capacity == (16, 0)
+    assert one.screen.lines == ["node b joined: 2 nodes, 16 GPUs"]
+    del one.cluster.nodes["a"]
+    one.look()
+    assert one.capacity == (8, 0)
+    assert one.screen.lines[1:] == ["node a is gone: 1 nodes, 8 GPUs"]
+
+
+def test_what_others_hold_is_left_to_them(tmp_path: Path) -> None:
+    one = Following(tmp_path, gpu_node("a", free=5))
+    one.look()
+    assert one.capacity == (8, 3)
+    assert one.conductor.ledger.capacity.free == 5
+
+
+def test_runs_that_fit_nowhere_wait_and_say_so_once(tmp_path: Path) -> None:
+    one = Following(tmp_path, gpu_node("a"), gpu_node("b"), wide=16)
+    one.look()
+    assert one.screen.lines == []
+    del one.cluster.nodes["b"]
+    one.look()
+    one.look()
+    (line,) = [line for line in one.screen.lines if "wait" in line]
+    assert "runs wait for 16 GPUs each: the cluster has 8" in line
+    assert not one.conductor.finished  # a node may come back
+
+
+def test_a_draining_node_has_a_flag_until_it_is_gone(tmp_path: Path) -> None:
+    one = Following(tmp_path, gpu_node("a"), gpu_node("b"))
+    one.cluster.nodes["b"] = replace(one.cluster.nodes["b"], is_draining=True)
+    one.look()
+    assert one.store.exists(paths.drain_flag("b"))
+    assert one.capacity == (8, 0)
+    assert "node b is about to leave" in one.screen.lines[0]
+    del one.cluster.nodes["b"]
+    one.look()
+    assert not one.store.exists(paths.drain_flag("b"))
+
+
+def test_a_killed_drivers_flags_are_removed(tmp_path: Path) -> None:
+    Store(tmp_path / "store").write_bytes(paths.drain_flag("b"), b"drain\n")
+    one = Following(tmp_path, gpu_node("a"), gpu_node("b"))
+    one.look()
+    assert not one.store.exists(paths.drain_flag("b"))
+
+
+def test_no_flag_outlives_the_driver(tmp_path: Path) -> None:
+    one = Following(tmp_path, replace(gpu_node("a"), is_draining=True))
+    one.look()
+    one.follower.end()
+    assert not one.store.exists(paths.drain_flag("a"))
+
+
+def test_without_a_head_it_ends(tmp_path: Path) -> None:
+    one = Following(tmp_path, gpu_node("a"))
+    for _ in range(31):
+        one.follower.follow()
+    with pytest.raises(ClusterLostError):
+        one.follower.follow()
