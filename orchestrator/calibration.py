@@ -8,7 +8,6 @@ that is too slow is left out and said (a step of a ResNet-50 on 512 photos takes
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from orchestrator import clock
 from orchestrator.estimate import group_of
 from orchestrator.rates import EVALUATION, Group, Rate, Rates
 from orchestrator.units import Unit
@@ -224,7 +224,7 @@ def _about(runtime: Runtime, steps: int) -> dict[str, str]:
         "device": device if on_gpu else f"{_cpu_name() or device}, 1 thread",
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "date": datetime.date.today().isoformat(),
+        "date": clock.now_utc().date().isoformat(),
         "method": f"up to {steps} steps each on random images, evaluation apart",
     }
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import sys
 from collections.abc import Sequence
 
 from orchestrator import paths
 from orchestrator.driver import Outcome
 from orchestrator.errors import RunsFailedError, TargetsweepError
+from orchestrator.invocation import again, command
 from orchestrator.ledger import Entry
 from orchestrator.plan import Plan
+from orchestrator.retry import Cause, Failure
 from orchestrator.units import Unit
 
 __all__ = ["InterruptedByUser", "command", "conclude", "stopped_text"]
 
-
-def command(*arguments: str) -> str:
-    """A command line that works from here, also without the environment activated."""
-    name = "targetsweep" if shutil.which("targetsweep") else sys.argv[0]
-    return shlex.join([name, *arguments])
+_TRACEBACK_LINES = 20
 
 
 def conclude(plan: Plan, outcomes: Sequence[Outcome]) -> None:
@@ -32,7 +27,11 @@ def conclude(plan: Plan, outcomes: Sequence[Outcome]) -> None:
     bad = [
         outcome
         for outcome in outcomes
-        if outcome.failed or outcome.blocked or outcome.stopped_early or outcome.left
+        if outcome.failed
+        or outcome.blocked
+        or outcome.stopped_early
+        or outcome.left
+        or outcome.redo
     ]
     if bad:
         raise RunsFailedError(_failed_text(_together(bad), known))
@@ -47,6 +46,7 @@ def _together(outcomes: Sequence[Outcome]) -> Outcome:
         interrupted=False,
         stopped_early=next((one.stopped_early for one in outcomes if one.stopped_early), None),
         left=sum(outcome.left for outcome in outcomes),
+        redo=tuple(name for outcome in outcomes for name in outcome.redo),
     )
 
 
@@ -65,21 +65,31 @@ def _known_text(known: Sequence[Unit]) -> str:
 
 
 def stopped_text() -> str:
-    return f"stopped; nothing is lost. To go on:\n  {command(*sys.argv[1:])}"
+    return f"stopped; nothing is lost. To go on:\n  {again()}"
 
 
 def _failed_text(outcome: Outcome, known: Sequence[Unit]) -> str:
     blocked = len(outcome.blocked) + len(known)
-    left = f", {outcome.left} not done" if outcome.left else ""
+    not_done = outcome.left + len(outcome.redo)
+    left = f", {not_done} not done" if not_done else ""
     lines = [f"{len(outcome.failed)} failed, {blocked} blocked{left}"]
-    if outcome.stopped_early:
-        lines.append(f"stopped early: the first runs all failed alike ({outcome.stopped_early})")
     lines += [f"  {_failure_line(entry)}" for entry in outcome.failed[:10]]
     if len(outcome.failed) > 10:
         lines.append(f"  … and {len(outcome.failed) - 10} more")
-    rest = "what is finished is kept" if outcome.left else "everything else is finished and kept"
-    lines.append(f"{rest}; to try again:\n  {command(*sys.argv[1:])}")
+    if outcome.stopped_early:
+        lines += _early_lines(outcome.stopped_early)
+    rest = "what is finished is kept" if not_done else "everything else is finished and kept"
+    lines.append(f"{rest}; to try again:\n  {again()}")
     return "\n".join(lines)
+
+
+def _early_lines(failure: Failure) -> list[str]:
+    """Why nothing more was started, with the end of the traceback; failure.json has the whole."""
+    if failure.cause is Cause.STORE:
+        return [f"stopped early: the store could not be written any more ({failure.message})"]
+    end = failure.traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
+    lines = [f"  | {line}" for line in end]
+    return [*lines, f"stopped early: runs all failed alike ({failure.cause}: {failure.message})"]
 
 
 def _failure_line(entry: Entry) -> str:

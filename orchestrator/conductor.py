@@ -1,7 +1,9 @@
 """The driver's side of a sweep: turns what trials report into ledger moves, and tells everybody.
 
-Runs in the driver's main thread, inside Tune's loop; the screen reads from another thread, hence
-the lock. It writes each run's request before handing it out and its failure after giving it up.
+Runs in the driver's main thread, inside Tune's loop; the screen reads from another thread, and a
+third one looks for silent trials, hence the lock. It writes each run's request before handing it
+out and its failure after giving it up. What it cannot write stops the sweep: nothing of the store
+is ever an exception to Tune.
 """
 
 from __future__ import annotations
@@ -12,21 +14,28 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from orchestrator import paths
 from orchestrator.errors import StoreError
-from orchestrator.identity import canonical
+from orchestrator.faults import failure_report
 from orchestrator.ledger import Entry, Ledger
+from orchestrator.orders import attempt_name, write_orders
+from orchestrator.rayprocesses import Process
+from orchestrator.repairs import classify, record_failure, set_aside, store_answers
 from orchestrator.retry import Cause, Decision, Failure
+from orchestrator.silence import Silences
+from orchestrator.stopping import ask_to_stop
 from orchestrator.store import Store
 from orchestrator.trial import TrialConfig
 from orchestrator.units import Unit
-from trainers.spec import SEMANTICS, Runtime
+from trainers.spec import Runtime
 
 __all__ = ["Conductor", "Listener", "Live", "TrialSettings"]
 
 
 class Listener:
     """What a screen, a log and MLflow may want to hear. Every method may be left as it is."""
+
+    def watch(self, conductor: Conductor) -> None:
+        """Once, before the first trial: whose words these will be."""
 
     def started(self, unit: Unit, first_step: int) -> None: ...
     def changed(self, unit: Unit) -> None:
@@ -41,9 +50,13 @@ class Listener:
 
 @dataclass
 class Live:
-    """A running trial as the screen shows it."""
+    """A running trial. attempt: its name. processes: where it runs, as far as it said so. saved:
+    it has left something in the store that the next attempt builds on."""
 
     unit: Unit
+    attempt: str = ""
+    processes: set[Process] = field(default_factory=set)
+    saved: bool = False
     started: float = field(default_factory=time.monotonic)
     first_step: int = 1
     step: int = 0
@@ -59,15 +72,22 @@ class Live:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSettings:
-    """What all trials share."""
+    """What all trials share. driver: whose stop flag they look at. hang_after_s: seconds without a
+    step, or without a word, after which a trial counts as hung."""
 
     store_uri: str
     scratch: str
     use_gpu: bool
     runtime: Runtime
+    driver: str = ""
+    hang_after_s: float = 900.0
 
 
 class Conductor:
+    """kill: asks the cluster to kill a process, without waiting (`rayprocesses.end_process`).
+    is_node_gone: whether a Ray node has left (`ClusterView.is_gone`). clock: seconds, of a
+    clock that never jumps."""
+
     def __init__(
         self,
         ledger: Ledger,
@@ -75,6 +95,10 @@ class Conductor:
         settings: TrialSettings,
         listeners: list[Listener],
         lost: threading.Event | None = None,
+        *,
+        kill: Callable[[Process], object] = lambda process: None,
+        is_node_gone: Callable[[str], bool] = lambda node_id: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.lock = threading.RLock()
         self.ledger = ledger
@@ -84,6 +108,11 @@ class Conductor:
         self._settings = settings
         self._listeners = listeners
         self._lost = lost
+        self._kill = kill
+        self._is_node_gone = is_node_gone
+        self._clock = clock
+        self._silences = Silences(settings.hang_after_s, clock)
+        self._wakes: dict[str, float] = {}
         self._tell_blocked()
 
     # -- for the searcher --------------------------------------------------------------------
@@ -97,14 +126,21 @@ class Conductor:
 
     def next_trial(self) -> TrialConfig | None:
         with self.lock:
+            self._wake()
             task = self.ledger.next()
             if task is None:
                 return None
             entry = self.ledger.entries[task.name]
             unit = _unit(entry)
             config = self._config(entry, unit)
-            self._write_orders(unit, config["attempt"])
-            self.live[unit.name] = Live(unit)
+            self.live[unit.name] = Live(unit, config["attempt"])
+            self._silences.begin(unit.name)
+            try:
+                write_orders(self._store, unit, config["attempt"])
+            except StoreError as error:
+                self.on_report({"unit": unit.name, **failure_report(error)})
+                self.on_end(unit.name, lost=False)
+                return None
             return config
 
     def on_report(self, report: dict[str, Any]) -> None:
@@ -112,6 +148,8 @@ class Conductor:
             live = self.live.get(report["unit"])
             if live is None:
                 return
+            self._silences.heard(live.unit.name)
+            live.processes.update(map(Process.parse, report.get("processes") or ()))
             live.step = max(live.step, int(report.get("step") or 0))
             if report.get("top1") is not None:
                 live.top1 = float(report["top1"])
@@ -124,20 +162,17 @@ class Conductor:
                 for listener in self._listeners:
                     listener.warned(warning)
 
-    def on_end(self, unit: str, *, lost: bool) -> None:
-        """A trial is over: with a last word, or, when its process died, without one."""
+    def on_end(self, unit: str, *, lost: bool, said: str = "") -> None:
+        """A trial is over: with a last word, or, when its process died, without one. said: by Ray,
+        of such a death."""
         with self.lock:
             live = self.live.pop(unit)
+            silent_s = self._silences.end(unit)
             self.steps_trained += live.steps_trained
             final = live.final
-            if final is None:
-                final = {
-                    "event": "failed",
-                    "cause": Cause.WORKER_LOST.value,
-                    "message": "its process died" if lost else "it ended without a word",
-                }
-            if final["event"] == "failed":
-                self._fail(live, final)
+            if final is None or final["event"] == "failed":
+                self._fail(live, final, classify(self._store, live, final, lost, said, silent_s,
+                                                 self._is_node_gone))  # fmt: skip
             else:
                 self._finish(live, final)
             self._tell_blocked()
@@ -146,55 +181,52 @@ class Conductor:
         """Starts nothing more and asks what runs to checkpoint and end."""
         with self.lock:
             self.ledger.stopping = True
-        self._store.write_bytes(paths.stop_flag(), b"stop\n")
+        try:
+            ask_to_stop(self._store, self._settings.driver)
+        except StoreError as error:
+            self._warn(f"what runs goes on to its end: {error.problem}")
+
+    # -- for the thread that looks -----------------------------------------------------------
+
+    def look(self) -> None:
+        """Has silent trials killed, about once a second. Their end is then told like any other."""
+        with self.lock:
+            silent = [self.live[name] for name in self._silences.look()]
+        for live in silent:
+            if not live.processes:
+                self._warn(f"{live.unit.label} has not said a word yet; its trial may be frozen")
+            for process in live.processes:
+                try:
+                    self._kill(process)
+                except Exception as error:
+                    self._warn(f"{live.unit.label}: process {process.pid} stays: {error}")
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _write_orders(self, unit: Unit, attempt: str) -> None:
-        """run.json once; request.json before every attempt, which takes the run away from a worker
-        of an earlier one that should be dead and is not (its driver or its network died)."""
-        if not self._is_described(unit):
-            self._store.write_json(
-                paths.run_json(unit.name),
-                {
-                    "key": unit.key,
-                    "kind": unit.kind,
-                    "semantics": SEMANTICS,
-                    "spec": canonical(unit.spec),
-                    "label": unit.label,
-                },
-            )
-        request = asdict(unit.request) | {
-            "keep_checkpoint": unit.keep_checkpoint,
-            "workers": unit.workers,
-            "attempt": attempt,
-        }
-        if unit.measures:  # for whoever judges the result: what it did not reach is no failure
-            request["measures"] = True
-        self._store.write_json(paths.request_json(unit.name), request)
-
-    def _is_described(self, unit: Unit) -> bool:
-        """Whether run.json is there and can be read; a damaged one is written anew."""
-        try:
-            return self._store.read_json(paths.run_json(unit.name)) is not None
-        except StoreError:
-            return False
+    def _wake(self) -> None:
+        now = self._clock()
+        for name in [name for name, due in self._wakes.items() if due <= now]:
+            del self._wakes[name]
+            self.ledger.wake(name)
 
     def _config(self, entry: Entry, unit: Unit) -> TrialConfig:
         settings = self._settings
         return {
             "store": settings.store_uri,
             "unit": unit.name,
-            "attempt": f"{len(entry.attempts.failures)}-{time.time_ns()}",
+            "attempt": attempt_name(len(entry.attempts.failures)),
             "workers": entry.shape.workers,
             "devices_per_worker": entry.shape.devices_per_worker,
             "use_gpu": settings.use_gpu,
             "runtime": asdict(settings.runtime),
             "scratch": settings.scratch,
+            "driver": settings.driver,
+            "hang_after_s": settings.hang_after_s,
         }
 
     def _hear(self, live: Live, report: dict[str, Any]) -> None:
         event = report["event"]
+        live.saved = live.saved or event in ("snapshot", "weights", "checkpoint")
         if event == "started":
             live.first_step = int(report["first_step"])
             live.step = max(0, live.first_step - 1)
@@ -238,41 +270,62 @@ class Conductor:
         self._record_failure(unit, failure)
         self._tell(lambda one: one.failed(unit, failure, Decision.GIVE_UP))
 
-    def _fail(self, live: Live, final: dict[str, Any]) -> None:
-        failure = Failure(
-            cause=Cause(final["cause"]),
-            message=str(final["message"]),
-            traceback=str(final.get("traceback") or ""),
-        )
-        if self.ledger.stopping and failure.cause is Cause.WORKER_LOST:
-            self.ledger.interrupt(live.unit.name)  # a second Ctrl-C took it; it did nothing wrong
+    def _fail(self, live: Live, final: dict[str, Any] | None, failure: Failure) -> None:
+        unit, final = live.unit, final or {}
+        if self.ledger.stopping and failure.cause in _STOPPED:
+            self.ledger.interrupt(unit.name)  # a second Ctrl-C took it; it did nothing wrong
             return
-        decision = self.ledger.fail(live.unit.name, failure)
+        if final.get("begun") is False:  # a warm process of a node that is about to leave
+            self.ledger.interrupt(unit.name)
+            return
+        if failure.cause is Cause.STORE and not store_answers(self._store):
+            self.ledger.interrupt(unit.name)
+            self._store_is_lost(failure)
+            return
+        for line in set_aside(self._store, final.get("damaged") or (), unit.label):
+            self._warn(line)
+        decision = self.ledger.fail(unit.name, failure, progressed=live.saved, rest=True)
+        entry = self.ledger.entries[unit.name]
+        if entry.resting:
+            self._wakes[unit.name] = self._clock() + entry.attempts.wait_s()
         if decision is Decision.GIVE_UP:
-            self._record_failure(live.unit, failure)
-            self._tell(lambda one: one.changed(live.unit))
-        self._tell(lambda one: one.failed(live.unit, failure, decision))
+            self._record_failure(unit, failure)
+            self._tell(lambda one: one.changed(unit))
+        self._tell(lambda one: one.failed(unit, failure, decision))
+
+    def _store_is_lost(self, failure: Failure) -> None:
+        """Every run would fail the same way, through no fault of its own: they are left as they
+        are, ready for the next `run`."""
+        if self.ledger.stopped_early is None:
+            self.ledger.stop_early(failure)
+            self._warn(f"the store cannot be written any more: {failure.message}")
+            self.stop()
 
     def _record_failure(self, unit: Unit, failure: Failure) -> None:
-        self._store.write_json(
-            paths.failure(unit.name),
-            {
-                "key": unit.key,
-                "cause": failure.cause.value,
-                "message": failure.message,
-                "traceback": failure.traceback,
-                "attempts": len(self.ledger.entries[unit.name].attempts.failures),
-            },
-        )
+        try:
+            record_failure(self._store, unit, failure, self.ledger.entries[unit.name].attempts)
+        except StoreError as error:
+            if store_answers(self._store):
+                self._warn(f"{unit.label}: its failure is not recorded: {error.problem}")
+            else:
+                report = failure_report(error)
+                self._store_is_lost(Failure(cause=Cause.STORE, message=report["message"]))
 
     def _tell_blocked(self) -> None:
         for entry in self.ledger.take_newly_blocked():
             for listener in self._listeners:
                 listener.blocked(_unit(entry), entry.blocked_by or "")
 
+    def _warn(self, message: str) -> None:
+        self._tell(lambda one: one.warned(message))
+
     def _tell(self, message: Callable[[Listener], None]) -> None:
         for listener in self._listeners:
             message(listener)
+
+
+_STOPPED = frozenset({Cause.WORKER_LOST, Cause.PREEMPTED, Cause.STORE})
+"""Ends that are nobody's fault once a sweep is stopping."""
 
 
 def _unit(entry: Entry) -> Unit:

@@ -6,12 +6,11 @@ so it runs as well against a simulated clock.
     waiting ──needs met──▶ ready ──taken──▶ running ──▶ done
        │                     ▲                 │
        │                     └───── retry ─────┤
-       └──a need is lost──▶ blocked            └──▶ failed
+       └──a need is lost──▶ blocked            └──▶ failed, or to redo
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from orchestrator.admission import Capacity, Shape
-from orchestrator.retry import Attempts, Cause, Decision, Failure
+from orchestrator.retry import Attempts, Decision, Failure
+from orchestrator.turns import Turns
 
 __all__ = ["Entry", "Ledger", "State", "Task"]
 
@@ -31,9 +31,10 @@ class State(StrEnum):
     DONE = "done"
     FAILED = "failed"
     BLOCKED = "blocked"
+    REDO = "to redo"
 
 
-_OVER = frozenset({State.DONE, State.FAILED, State.BLOCKED})
+_OVER = frozenset({State.DONE, State.FAILED, State.BLOCKED, State.REDO})
 
 
 class Task(Protocol):
@@ -52,7 +53,9 @@ class Task(Protocol):
 
 @dataclass
 class Entry:
-    """One unit's state. chain: length of the longest chain of work that starts here, in steps."""
+    """One unit's state. chain: length of the longest chain of work that starts here, in steps.
+    resting: ready, but to be left alone until it is woken. place: the device that a running one
+    shares with others."""
 
     task: Task
     shape: Shape
@@ -63,6 +66,8 @@ class Entry:
     cost: float = 1.0
     attempts: Attempts = field(default_factory=Attempts)
     blocked_by: str | None = None
+    resting: bool = False
+    place: int | None = None
 
 
 class Ledger:
@@ -70,7 +75,8 @@ class Ledger:
     than the tasks' own, by name (what is left of a run that was begun).
 
     same_failures: when the first so many units to end all failed alike, the rest is not started:
-    a typo should not cost a night.
+    a typo should not cost a night. failures_in_a_row: when so many attempts, of whatever units,
+    failed alike one after the other, nothing more is started either. 0 switches a rule off.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class Ledger:
         held: Iterable[str] = (),
         costs: Mapping[str, float] | None = None,
         same_failures: int = 3,
+        failures_in_a_row: int = 10,
     ) -> None:
         self.capacity = capacity
         self.entries = {
@@ -93,10 +100,12 @@ class Ledger:
         self.stopping = False
         self.stopped_early: Failure | None = None
         self._same_failures = same_failures
+        self._failures_in_a_row = failures_in_a_row
         self._any_success = False
         self._first_failures: list[Failure] = []
+        self._row: list[Failure] = []
         self._dependants: dict[str, list[Entry]] = defaultdict(list)
-        self._ready: list[tuple[float, int, str]] = []
+        self._turns = Turns()
         self._counts: dict[State, int] = defaultdict(int)
         self._newly_blocked: list[Entry] = []
         self.cost_left = sum(entry.cost for entry in self.entries.values())
@@ -110,6 +119,8 @@ class Ledger:
                 self._dependants[token].append(entry)
         self._measure_chains()
         self._counts[State.WAITING] = len(self.entries)
+        for entry in self.entries.values():
+            self._turns.expect(entry.shape, entry.cost)
         for entry in self.entries.values():
             lost = sorted(entry.unmet - provided)
             if lost:
@@ -136,18 +147,17 @@ class Ledger:
     # -- asking ------------------------------------------------------------------------------
 
     def next(self) -> Task | None:
-        """Takes the ready unit with the longest chain, if it fits the free devices. A wide unit
-        that is next but does not fit yet keeps narrower ones waiting, or it would starve."""
-        while self._ready and not self.stopping:
-            _, _, name = self._ready[0]
-            entry = self.entries[name]
-            if not self.capacity.fits(entry.shape):
-                return None
-            heapq.heappop(self._ready)
-            self.capacity.take(entry.shape)
-            self._set(entry, State.RUNNING)
-            return entry.task
-        return None
+        """Takes the ready unit whose turn it is and that fits the free devices: the longest chain
+        of its width (`turns` says which width). None: ask again when devices are free."""
+        name = None
+        if not self.stopping:
+            name = self._turns.take(self.capacity)
+        if name is None:
+            return None
+        entry = self.entries[name]
+        entry.place = self.capacity.take(entry.shape)
+        self._set(entry, State.RUNNING)
+        return entry.task
 
     @property
     def finished(self) -> bool:
@@ -190,21 +200,43 @@ class Ledger:
         if lost and failure is not None:
             entry.attempts.decide(failure)
         self._any_success = self._any_success or not lost
+        self._row.clear()
         for token in sorted(lost):
             self._lose(token)
 
-    def fail(self, name: str, failure: Failure) -> Decision:
-        """An attempt failed: the unit is ready again, or failed with its dependants blocked."""
+    def fail(
+        self, name: str, failure: Failure, *, progressed: bool = False, rest: bool = False
+    ) -> Decision:
+        """An attempt failed: the unit is ready again, or failed with its dependants blocked, or
+        left for another plan. progressed: the attempt had done lasting work before. rest: where
+        the policy has the unit wait, it is handed out only after `wake`."""
         entry = self._release(name)
         decision = entry.attempts.decide(failure)
+        if progressed:
+            self._row.clear()
         if decision is Decision.RETRY:
-            self._make_ready(entry)
-            return decision
-        self._set(entry, State.FAILED)
-        for token in entry.task.provides:
-            self._lose(token)
-        self._watch_for_repeats(failure)
+            self._make_ready(entry, resting=rest and entry.attempts.wait_s() > 0)
+        elif decision is Decision.REDO:
+            self._set(entry, State.REDO)
+        else:
+            self._set(entry, State.FAILED)
+            for token in entry.task.provides:
+                self._lose(token)
+        self._watch_for_repeats(failure, ended=decision is Decision.GIVE_UP)
         return decision
+
+    def wake(self, name: str) -> None:
+        """Ends a rest; whoever has a clock decides when."""
+        entry = self.entries[name]
+        if entry.resting:
+            entry.resting = False
+            self._queue(entry)
+
+    def stop_early(self, failure: Failure) -> None:
+        """Nothing more is started, for this reason; the first one counts."""
+        self.stopping = True
+        if self.stopped_early is None:
+            self.stopped_early = failure
 
     def interrupt(self, name: str) -> None:
         """A running unit stopped because it was asked to; it is ready for the next `run`."""
@@ -212,26 +244,36 @@ class Ledger:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _watch_for_repeats(self, failure: Failure) -> None:
-        if self._any_success or self._same_failures <= 0 or failure.cause is Cause.DIVERGED:
-            return  # a learning rate on an axis may well begin with values that diverge
-        self._first_failures.append(failure)
-        alike = {one.signature for one in self._first_failures}
-        if len(alike) == 1 and len(self._first_failures) >= self._same_failures:
-            self.stopping = True
-            self.stopped_early = failure
+    def _watch_for_repeats(self, failure: Failure, *, ended: bool) -> None:
+        if not failure.is_systematic:
+            return
+        self._row.append(failure)
+        if not _alike(self._row):
+            self._row = [failure]
+        if ended and not self._any_success:
+            self._first_failures.append(failure)
+        limits = ((self._first_failures, self._same_failures), (self._row, self._failures_in_a_row))
+        if any(_alike(seen) and len(seen) >= limit > 0 for seen, limit in limits):
+            self.stop_early(failure)
 
     def _release(self, name: str) -> Entry:
         entry = self.entries[name]
         if entry.state is not State.RUNNING:
             raise ValueError(f"{name} is {entry.state}, not running")
-        self.capacity.release(entry.shape)
+        self.capacity.release(entry.shape, entry.place)
         return entry
 
-    def _make_ready(self, entry: Entry) -> None:
+    def _make_ready(self, entry: Entry, *, resting: bool = False) -> None:
+        if entry.state is State.RUNNING:
+            self._turns.expect(entry.shape, entry.cost)  # once more
         self._set(entry, State.READY)
         entry.blocked_by = None
-        heapq.heappush(self._ready, (-entry.chain, entry.order, entry.task.name))
+        entry.resting = resting
+        if not resting:
+            self._queue(entry)
+
+    def _queue(self, entry: Entry) -> None:
+        self._turns.add(entry.shape, entry.cost, entry.chain, entry.order, entry.task.name)
 
     def _lose(self, token: str) -> None:
         for entry in self._dependants.get(token, []):
@@ -251,3 +293,7 @@ class Ledger:
         self._counts[entry.state] -= 1
         self._counts[state] += 1
         entry.state = state
+
+
+def _alike(failures: Sequence[Failure]) -> bool:
+    return len({one.signature for one in failures}) == 1

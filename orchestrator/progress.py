@@ -34,6 +34,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+_THEN = {
+    Decision.RETRY: "tried again",
+    Decision.GIVE_UP: "given up",
+    Decision.REDO: "what it needs is made again",
+}
+
+
 class Progress(Listener):
     """Listens to the conductor. `with progress: …` shows the live part while trials run."""
 
@@ -87,11 +94,15 @@ class Progress(Listener):
             self._say(f"{unit.label}: done at step {live.step:,}{top1}, {spent} [{self._tally()}]")
 
     def failed(self, unit: Unit, failure: Failure, decision: Decision) -> None:
-        then = "tried again" if decision is Decision.RETRY else "given up"
+        then = _THEN[decision]
         self._say(f"{unit.label}: {failure.cause}: {failure.message} ({then})", style="red")
 
     def blocked(self, unit: Unit, token: str) -> None:
         self._say(f"{unit.label}: blocked, {token} will not come", style="yellow")
+
+    def noted(self, message: str) -> None:
+        """What a person may like to know, and need not act on."""
+        self._say(message)
 
     def warned(self, message: str) -> None:
         self._say(f"warning: {message}", style="yellow")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from orchestrator import clock
 from orchestrator.records import Records
 from trainers.distributed import World
 from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Snapshot, Weights
@@ -21,7 +22,8 @@ def record(
     reports. Rows at steps the run had already passed, once before, are marked as replayed."""
     if isinstance(event, Evaluation):
         step = int(event.row["step"])
-        records.add(event.row, replayed=step <= replayed_until)
+        row = {**event.row, "timestamp_ms": clock.now_ms()}
+        records.add(row, replayed=step <= replayed_until)
         top1 = event.row.get("top1_h", event.row.get("top1"))
         yield {"event": "evaluation", "step": step, "top1": top1,
                "images_per_s": event.row["images_per_s"]}  # fmt: skip

@@ -15,19 +15,44 @@ class Cause(StrEnum):
     PREEMPTED = "preempted"
     WORKER_LOST = "worker lost"
     OUT_OF_MEMORY = "out of memory"
+    HUNG = "hung"
+    STORE = "store"
+    DAMAGED = "damaged file"
     UNREACHABLE = "accuracy not reached"
     DIVERGED = "diverged"
     ERROR = "error"
 
 
 class Decision(StrEnum):
+    """What becomes of the unit. REDO: what it needs must be made again first, which takes a new
+    plan; the unit is left, not failed."""
+
     RETRY = "retry"
     GIVE_UP = "give up"
+    REDO = "redo"
 
 
-_BUDGETS = {Cause.PREEMPTED: 20, Cause.WORKER_LOST: 3, Cause.OUT_OF_MEMORY: 2}
+_BUDGETS = {
+    Cause.PREEMPTED: 20,
+    Cause.WORKER_LOST: 3,
+    Cause.OUT_OF_MEMORY: 2,
+    Cause.HUNG: 2,
+    Cause.STORE: 5,
+}
 """Retries a run has for each cause. What is not listed would fail again the same way: a bug, bad
 data, a loss that is not finite (training is deterministic), an accuracy never reached."""
+
+_UNSYSTEMATIC = frozenset({Cause.PREEMPTED, Cause.DAMAGED, Cause.DIVERGED, Cause.UNREACHABLE})
+"""Causes that say nothing about the next run: nodes leave, files rot, and a learning rate on an
+axis may well begin with values that diverge."""
+
+_FIRST_WAIT_S = {
+    Cause.WORKER_LOST: 1.0,
+    Cause.OUT_OF_MEMORY: 1.0,
+    Cause.HUNG: 1.0,
+    Cause.STORE: 5.0,
+}
+_LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +68,11 @@ class Failure:
         """Equal for failures that are "the same way": the cause and the kind of error."""
         return self.cause, self.message.split(":", 1)[0]
 
+    @property
+    def is_systematic(self) -> bool:
+        """Whether many failures alike would mean that the sweep itself is wrong."""
+        return self.cause not in _UNSYSTEMATIC
+
 
 @dataclass
 class Attempts:
@@ -53,5 +83,19 @@ class Attempts:
     def decide(self, failure: Failure) -> Decision:
         """Records the failure and says whether the run gets another attempt."""
         self.failures.append(failure)
-        used = Counter(one.cause for one in self.failures)[failure.cause]
+        if failure.cause is Cause.DAMAGED:
+            return Decision.REDO
+        used = self.by_cause()[failure.cause]
         return Decision.RETRY if used <= _BUDGETS.get(failure.cause, 0) else Decision.GIVE_UP
+
+    def by_cause(self) -> Counter[Cause]:
+        return Counter(one.cause for one in self.failures)
+
+    def wait_s(self) -> float:
+        """Seconds to leave the run alone after its last failure: 1, 2, 4 … (a store: 5, 10, 20 …),
+        a minute at most. A machine that kills, a store that stutters, gets time to recover. None
+        after a preemption: the run goes on elsewhere."""
+        if not self.failures or (cause := self.failures[-1].cause) not in _FIRST_WAIT_S:
+            return 0.0
+        doubled = _FIRST_WAIT_S[cause] * 2.0 ** (self.by_cause()[cause] - 1)
+        return min(doubled, _LONGEST_WAIT_S)

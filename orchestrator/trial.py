@@ -5,44 +5,60 @@ is reused between trials and trains in one thread that outlives them, so that to
 context, the data set, and whatever is bound to a thread (CUDA graphs) stay warm.
 Several workers: the same loop on Train's workers, which live outside the trial's placement group.
 
-A failure is reported, not raised: the process stays warm, and the driver decides what to do. Only
-a process that dies is an error to Tune.
+A failure is reported, not raised: the process stays warm, and the driver decides what to do. A
+process that must not train again (out of memory, a broken device, a node about to leave) ends
+after its report, and so does one whose loop hangs (`watchdog`).
 """
 
 from __future__ import annotations
 
 import os
 import queue
-import re
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any
 
 from orchestrator import paths
+from orchestrator.faults import failure_report, first_failure
+from orchestrator.rayprocesses import this_process
 from orchestrator.retry import Cause
 from orchestrator.store import Store
+from orchestrator.watchdog import Watchdog, die_of_hang
 
 __all__ = ["StopPoller", "TrialConfig", "failure_report", "run_trial"]
 
 TrialConfig = dict[str, Any]
 """{"store": URI, "unit": name, "attempt": name, "workers": n, "devices_per_worker": x,
-"use_gpu": bool, "runtime": fields of Runtime, "scratch": folder for Ray Train}: never data."""
+"use_gpu": bool, "runtime": fields of Runtime, "scratch": folder for Ray Train, "hang_after_s",
+"driver": id of the lease}: never data."""
 
 _POLL_S = {True: 0.3, False: 2.0}
-"""Seconds between looks at the stop flag, by whether the store is local: on an object store each
-look is a request."""
+"""Seconds between looks at the flags, by whether the store is local: on an object store each look
+is a request."""
+
+_FIRST_SIGN_S = 1.0
+_SIGN_S = 20.0
+"""Seconds until a trial that has nothing to say yet says that it lives, and between such signs
+after."""
 
 
 class StopPoller:
-    """The stop flag of a store as something the loop may read every step: a thread looks, the loop
-    reads a variable."""
+    """The flags of a store as something the loop may read every step: a thread looks, the loop
+    reads a variable. driver: whose flag counts. nodes: the Ray nodes this run depends on; that one
+    of them is about to leave stops it too.
 
-    def __init__(self, store: Store) -> None:
+    draining: the node it was, None otherwise.
+    """
+
+    def __init__(self, store: Store, nodes: Collection[str] = (), driver: str = "") -> None:
+        self.draining: str | None = None
         self._store = store
+        self._stop = _file(paths.stop_flag(driver))
+        self._drains = {_file(paths.drain_flag(node)): node for node in nodes if node}
         self._flag = threading.Event()
         self._end = threading.Event()
         threading.Thread(target=self._poll, name="stop-flag", daemon=True).start()
@@ -50,10 +66,15 @@ class StopPoller:
     def _poll(self) -> None:
         while not self._end.is_set():
             try:
-                if self._store.exists(paths.stop_flag()):
-                    self._flag.set()
+                there = self._store.list(paths.control_dir())
             except Exception:  # a store that cannot be read now: the run's own writes will say so
-                pass
+                there = []
+            leaving = [self._drains[file] for file in there if file in self._drains]
+            if self._stop in there:
+                self._flag.set()
+            elif leaving and not self._flag.is_set():
+                self.draining = leaving[0]
+                self._flag.set()
             self._end.wait(_POLL_S[self._store.is_local])
 
     def is_set(self) -> bool:
@@ -63,54 +84,8 @@ class StopPoller:
         self._end.set()
 
 
-def failure_report(error: BaseException) -> dict[str, Any]:
-    """One failure, classified exactly once."""
-    text = "".join(traceback.format_exception(error))
-    return {
-        "event": "failed",
-        "cause": _cause(error).value,
-        "message": _one_line(error),
-        "traceback": text[-20_000:],
-    }
-
-
-def _one_line(error: BaseException) -> str:
-    """The kind of error, what is wrong and, where it says so, what to do."""
-    problem = str(getattr(error, "problem", "") or error).strip()
-    remedy = getattr(error, "remedy", "")
-    first = problem.partition("\n")[0]
-    return f"{type(error).__name__}: {first}" + (f"; remedy: {remedy}" if remedy else "")
-
-
-_LOST = (
-    "WorkerHealthCheckTimeoutError",
-    "WorkerGroupStartupFailedError",
-    "WorkerGroupStartupTimeoutError",
-)
-"""Ray Train's names, which are not public, for workers that are gone or never came."""
-
-_PEER_GONE = re.compile("connection (closed|reset) by peer|remote process exited", re.IGNORECASE)
-"""What gloo and NCCL say on the workers that are left when another one died."""
-
-
-def _cause(error: BaseException) -> Cause:
-    import torch
-    from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
-    from ray.train import PreemptionError
-
-    from trainers.errors import NonFiniteLossError
-
-    if isinstance(error, NonFiniteLossError):
-        return Cause.DIVERGED
-    if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemoryError):
-        return Cause.OUT_OF_MEMORY
-    if isinstance(error, PreemptionError):
-        return Cause.PREEMPTED
-    if isinstance(error, RayActorError | WorkerCrashedError) or type(error).__name__ in _LOST:
-        return Cause.WORKER_LOST
-    if isinstance(error, RuntimeError) and _PEER_GONE.search(str(error)):
-        return Cause.WORKER_LOST
-    return Cause.ERROR
+def _file(rel: str) -> str:
+    return rel.rpartition("/")[2]
 
 
 @lru_cache(maxsize=1)
@@ -120,9 +95,11 @@ def _training_thread() -> ThreadPoolExecutor:
 
 def _in_training_thread(
     reports: Callable[[], Iterator[dict[str, Any]]],
+    first_sign_s: float = _FIRST_SIGN_S,
+    sign_s: float = _SIGN_S,
 ) -> Iterator[dict[str, Any]]:
-    """Runs a generator in the process's training thread and yields what it yields. Training never
-    waits for the reader: reports queue up."""
+    """Runs a generator in the process's training thread and yields what it yields, and signs of
+    life where that says nothing. Training never waits for the reader: reports queue up."""
     outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
     def consume() -> None:
@@ -135,8 +112,23 @@ def _in_training_thread(
             outbox.put(None)
 
     _training_thread().submit(consume)
-    while (report := outbox.get()) is not None:
+    wait_s = first_sign_s
+    while True:
+        try:
+            report = outbox.get(timeout=wait_s)
+        except queue.Empty:
+            report, wait_s = _sign(), sign_s
+        if report is None:
+            return
         yield report
+
+
+def _sign() -> dict[str, Any]:
+    return {"event": "alive", "processes": [this_process()]}
+
+
+def _sign_s(config: TrialConfig) -> float:
+    return min(_SIGN_S, float(config["hang_after_s"]) / 4)
 
 
 def _unit_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
@@ -168,24 +160,61 @@ def _lockstep(report: dict[str, Any]) -> bool:
     """Train's report is a barrier, so every worker must pass the same ones: no clock may decide."""
     if report["event"] == "evaluation":
         return int(report["step"]) % 50 == 0
-    return report["event"] in ("started", "snapshot", "weights", "checkpoint", "finished")
+    return report["event"] in ("started", "snapshot", "weights", "checkpoint", "finished", "failed")
 
 
 def _all_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
     import torch
 
     from orchestrator.worker import execute
+    from trainers.distributed import World
     from trainers.spec import Runtime
 
-    store = Store(config["store"])
+    store, world = Store(config["store"]), World.current()
     runtime = dict(config["runtime"])
     if config["use_gpu"]:
         runtime["device"] = f"cuda:{torch.cuda.current_device()}"
-    poller = StopPoller(store)
+    with _watched(config, store, world.rank):
+        processes = world.gather(this_process())
+        nodes = {process["node_id"] for process in (*processes, config.get("host") or processes[0])}
+        poller = StopPoller(store, nodes, config.get("driver", ""))
+        try:
+            for report in execute(
+                store, config["unit"], Runtime(**runtime), poller, config["attempt"]
+            ):
+                if report["event"] == "started":
+                    report = {**report, "processes": processes}
+                yield _preempted(report, poller.draining) if poller.draining else report
+        finally:
+            poller.close()
+
+
+@contextmanager
+def _watched(config: TrialConfig, store: Store, rank: int) -> Iterator[None]:
+    die = partial(die_of_hang, store, config["unit"], config["attempt"], rank)
+    watchdog = Watchdog(float(config["hang_after_s"]), die)
     try:
-        yield from execute(store, config["unit"], Runtime(**runtime), poller, config["attempt"])
+        yield
     finally:
-        poller.close()
+        watchdog.close()
+
+
+def _preempted(report: dict[str, Any], node: str) -> dict[str, Any]:
+    """A run that stopped because its node leaves did not end as it was asked to: it goes on
+    elsewhere. The process must not be given another one."""
+    if report["event"] != "finished" or report["reason"] != "stopped":
+        return report
+    return {
+        **report,
+        "event": "failed",
+        "cause": Cause.PREEMPTED.value,
+        "message": f"node {node[:12]} is about to leave; saved at step {report['step']}",
+        "spoilt": True,
+    }
+
+
+class _EndProcessError(Exception):
+    """Tells Tune, after all was reported, not to use this process again."""
 
 
 def run_trial(config: TrialConfig) -> None:
@@ -195,12 +224,26 @@ def run_trial(config: TrialConfig) -> None:
     from ray import tune
 
     last: dict[str, Any] = {}
-    for report in _local(config) if config["workers"] == 1 else _distributed(config):
+    for report in _reports(config):
         last = {"unit": config["unit"], **report}
         tune.report(last)
+    if last.get("spoilt"):
+        raise _EndProcessError(last["message"])
     if last.get("event") not in ("finished", "failed"):
         word = {"event": "finished", "reason": "done", "step": 0, "assumed": True}
         tune.report({"unit": config["unit"], **word})
+
+
+def _reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
+    """A warm process of a node that is about to leave begins nothing: it only makes room."""
+    host = this_process()
+    if host["node_id"] and Store(config["store"]).exists(paths.drain_flag(host["node_id"])):
+        report = {"event": "finished", "reason": "stopped", "step": 0}
+        yield _preempted(report, host["node_id"]) | {"begun": False}
+    elif config["workers"] == 1:
+        yield from _local(config)
+    else:
+        yield from _distributed(config | {"host": host})
 
 
 def _local(config: TrialConfig) -> Iterator[dict[str, Any]]:
@@ -212,7 +255,8 @@ def _local(config: TrialConfig) -> Iterator[dict[str, Any]]:
     collected: list[Iterator[dict[str, Any]]] = []
 
     def loop() -> None:
-        collected.append(_in_training_thread(lambda: _unit_reports(config)))
+        reports = partial(_unit_reports, config)
+        collected.append(_in_training_thread(reports, sign_s=_sign_s(config)))
 
     TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=0)).fit()
     yield from collected[0]
@@ -229,13 +273,11 @@ def _distributed_loop(config: TrialConfig) -> None:
 def _distributed(config: TrialConfig) -> Iterator[dict[str, Any]]:
     """A Train run with workers of its own. Its name carries the unit and the attempt: a second run
     of one name and folder would reload the first one's state."""
-    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    # Train's controller looks for reports this often; its default of two seconds a report would be
-    # most of a short run.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    _set_up_train(config)
     devices = {"GPU" if config["use_gpu"] else "CPU": config["devices_per_worker"]}
     trainer = TorchTrainer(
         _distributed_loop,
@@ -247,23 +289,57 @@ def _distributed(config: TrialConfig) -> Iterator[dict[str, Any]]:
             name=f"{config['unit']}-{config['attempt']}",
             storage_path=config["scratch"],
             callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call, list-item]
+            # Who is tried again, and where, is the driver's to say.
+            failure_config=FailureConfig(max_failures=0, **_TRAIN_RETRIES),
         ),
     )
     try:
-        trainer.fit()
+        with _signs_of_life(config):
+            trainer.fit()
     except TrainingFailedError as error:
-        yield failure_report(_first_failure(error))
+        yield failure_report(first_failure(error))
 
 
-def _first_failure(error: BaseException) -> BaseException:
-    """The exception that says why, out of what Ray Train wraps around it: the lowest rank's that is
-    no mere loss of a worker, since the others lose theirs when one of them fails."""
-    failures = getattr(error, "worker_failures", None) or {0: error}
-    found = [_unwrapped(failures[rank]) for rank in sorted(failures)]
-    return next((one for one in found if _cause(one) is not Cause.WORKER_LOST), found[0])
+_TRAIN_RETRIES: dict[str, Any] = {"max_preemption_failures": 0, "controller_failure_limit": 3}
+"""The latter: how often Train may wait a minute for all its workers to start."""
 
 
-def _unwrapped(error: BaseException) -> BaseException:
-    for name in ("controller_failure", "health_check_failure", "_base_exc"):
-        error = getattr(error, name, error)
-    return error
+def _set_up_train(config: TrialConfig) -> None:
+    """Ray Train's controller takes these from its trial's environment. It looks for reports so
+    often: its default of two seconds a report would be most of a short run. A worker that answers
+    nothing for so long was frozen. Its own handling of preemptions, which would begin the run anew
+    inside of this attempt, is off."""
+    silent_s = max(30.0, float(config["hang_after_s"]))
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = f"{silent_s:g}"
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+
+
+@contextmanager
+def _signs_of_life(config: TrialConfig) -> Iterator[None]:
+    """Of the process that hosts a distributed run, which says nothing itself meanwhile. They take
+    the way of the workers' reports, the one on which Tune listens."""
+    from ray.train._internal.session import get_session
+
+    session = get_session()
+    assert session is not None
+    reports = session._get_or_create_inter_actor_queue()  # type: ignore[no-untyped-call]
+    end = threading.Event()
+    report = {"unit": config["unit"], **_sign()}
+
+    def say() -> None:
+        wait_s = 0.0
+        while not end.wait(wait_s):
+            wait_s = _sign_s(config)
+            try:
+                reports.put(report, timeout=5)
+            except Exception:  # full, or gone with the trial: the next one will do
+                continue
+
+    thread = threading.Thread(target=say, name="signs-of-life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join(10)

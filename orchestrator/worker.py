@@ -16,19 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from orchestrator import paths
 from orchestrator.environment import environment
 from orchestrator.errors import StoreError
 from orchestrator.identity import from_canonical, run_key
+from orchestrator.needs import load_teacher, open_mapping, targets_identity
 from orchestrator.recording import Report, record
-from orchestrator.records import (
-    Records,
-    read_kept_weights,
-    read_snapshot,
-    read_snapshot_weights,
-)
+from orchestrator.records import Records, read_kept_weights
 from orchestrator.store import Store
 from trainers.control import StopFlag
 from trainers.data import EncodedImages, ImageData, load
@@ -38,7 +33,6 @@ from trainers.engine import configure
 from trainers.errors import CheckpointError
 from trainers.evaluate import STUDENT_COLUMNS, TEACHER_COLUMNS
 from trainers.events import Event, Finished, Snapshot, Weights
-from trainers.models import build_teacher
 from trainers.probe import train_probe
 from trainers.schedule import evaluation_steps, steps_per_epoch
 from trainers.spec import (
@@ -49,12 +43,10 @@ from trainers.spec import (
     Runtime,
     StudentSpec,
     TargetsSpec,
-    TeacherRef,
     TeacherSpec,
-    targets_spec,
 )
 from trainers.student import train_student
-from trainers.targets import SoftTargets, TargetsIdentity, compute_targets, write_targets
+from trainers.targets import compute_targets, write_targets
 from trainers.teacher import in_window, jumped_over, train_teacher
 
 __all__ = ["Report", "execute"]
@@ -77,7 +69,8 @@ class _Job:
     attempt: str | None = None
 
     def records(self, columns: tuple[str, ...]) -> Records:
-        return Records(self.store, self.name, columns, attempt=self.attempt)
+        writes = World.current().rank == 0
+        return Records(self.store, self.name, columns, attempt=self.attempt, writes=writes)
 
 
 def execute(
@@ -117,7 +110,9 @@ def _read_job(
         keep_weights_at=tuple(wanted.get("keep_weights_at", ())),
     )
     keep = str(wanted.get("keep_checkpoint", "final"))
-    return _Job(store, name, run["key"], spec, request, keep, runtime, stop, time.time(), attempt)
+    return _Job(
+        store, name, run["key"], spec, request, keep, runtime, stop, time.monotonic(), attempt
+    )
 
 
 # -- what runs need -----------------------------------------------------------------------------
@@ -154,44 +149,12 @@ def _data(job: _Job, dataset: Dataset) -> ImageData:
     return data
 
 
-def _teacher_name(teacher: TeacherRef) -> str:
-    return paths.run_name("teacher", teacher.key)
-
-
-def _load_teacher(job: _Job, ref: TeacherRef, data: ImageData) -> tuple[nn.Module, str]:
-    """The snapshot as a module, on the CPU, and its digest."""
-    name = _teacher_name(ref)
-    run = job.store.read_json(paths.run_json(name))
-    if run is None:
-        raise StoreError(f"{name} has no run.json", "run the sweep again")
-    spec = from_canonical(run["spec"])
-    assert isinstance(spec, TeacherSpec)
-    model = build_teacher(
-        spec.backbone, image_size=data.info.image_size, num_classes=data.info.num_classes,
-        seed=spec.seed,
-    )  # fmt: skip
-    weights, digest = read_snapshot_weights(job.store, name, ref.accuracy)
-    model.load_state_dict(weights)
-    return model, digest
-
-
-def _targets_identity(spec: TargetsSpec, digest: str) -> TargetsIdentity:
-    return TargetsIdentity(
-        teacher_digest=digest,
-        dataset_fingerprint=spec.dataset.fingerprint,
-        split=spec.split,
-        view=spec.stored_view,
-        temperature=spec.temperature,
-        dtype=spec.dtype,
-    )
-
-
 # -- soft targets -------------------------------------------------------------------------------
 
 
 def _make_targets(job: _Job, spec: TargetsSpec) -> Iterator[Report]:
     data = _data(job, spec.dataset)
-    teacher, digest = _load_teacher(job, spec.teacher, data)
+    teacher, digest = load_teacher(job.store, spec.teacher, data)
     rel = paths.targets_file(spec, digest)
     configure(job.runtime)
     device = torch.device(job.runtime.device)
@@ -202,7 +165,7 @@ def _make_targets(job: _Job, spec: TargetsSpec) -> Iterator[Report]:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "targets.arrow"
-        write_targets(made, targets_NC, _targets_identity(spec, digest))
+        write_targets(made, targets_NC, targets_identity(spec, digest))
         job.store.upload(made, rel)
     job.records(()).save_result(_result(job, step=0, extra={"teacher_digest": digest, "file": rel}))
     yield {"event": "finished", "reason": "done", "step": 0}
@@ -231,7 +194,7 @@ def _teacher_start(records: Records, missing: set[float]) -> tuple[int, dict[str
 def _run_teacher(job: _Job, spec: TeacherSpec) -> Iterator[Report]:
     data, world = _data(job, spec.dataset), World.current()
     records = job.records(TEACHER_COLUMNS)
-    harvested = frozenset(world.share(sorted(records.harvested())))
+    harvested = frozenset(world.share(sorted(records.traced())))
     start, state = _agreed(
         world, records, *_teacher_start(records, set(job.request.presets) - harvested)
     )
@@ -272,7 +235,7 @@ def _finish_teacher(job: _Job, records: Records, event: Finished, start: int) ->
 
 def _run_student(job: _Job, spec: StudentSpec) -> Iterator[Report]:
     data = _data(job, spec.dataset)
-    teacher, targets, digest = _mapping_of(job, spec, data)
+    teacher, targets, digest = open_mapping(job.store, spec, data)
     train = partial(train_student, spec, data, teacher=teacher, targets=targets)
     yield from _run_to_horizon(job, spec, data, train, {"teacher_digest": digest})
 
@@ -336,25 +299,6 @@ def _steps_to_evaluate(
     return set(evaluation_steps(request.horizon, epoch_steps, request.evaluate_at))
 
 
-def _mapping_of(
-    job: _Job, spec: StudentSpec, data: ImageData
-) -> tuple[nn.Module | None, SoftTargets | None, str | None]:
-    """Strategy B's teacher or strategy C's targets, and the digest of the snapshot behind them."""
-    if spec.teacher is None:
-        return None, None, None
-    if spec.strategy == "B":
-        teacher, digest = _load_teacher(job, spec.teacher, data)
-        return teacher, None, digest
-    assert spec.temperature is not None
-    digest = read_snapshot(job.store, _teacher_name(spec.teacher), spec.teacher.accuracy)["digest"]
-    wanted = targets_spec(
-        spec.dataset, spec.teacher, spec.temperature,
-        num_classes=data.info.num_classes, view=spec.target_view,
-    )  # fmt: skip
-    path = job.store.local(paths.targets_file(wanted, digest))
-    return None, SoftTargets(path, _targets_identity(wanted, digest)), digest
-
-
 def _agreed(
     world: World, records: Records, start: int, state: dict[str, Any] | None
 ) -> tuple[int, dict[str, Any] | None]:
@@ -390,6 +334,6 @@ def _result(job: _Job, *, step: int, extra: dict[str, Any]) -> dict[str, Any]:
         "step": step,
         "teacher_digest": None,
         "environment": environment(job.runtime.device, getattr(job.spec, "precision", "fp32")),
-        "wall_time_s": round(time.time() - job.started, 3),
+        "wall_time_s": round(time.monotonic() - job.started, 3),
     }
     return result | extra

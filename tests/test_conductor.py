@@ -4,49 +4,17 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator import paths
-from orchestrator.conductor import Conductor, Listener, Live
+from orchestrator.conductor import Conductor
 from orchestrator.ledger import State
 from orchestrator.plan import Plan
-from orchestrator.retry import Cause, Decision, Failure
+from orchestrator.retry import Cause, Decision
 from orchestrator.store import Store
-from orchestrator.units import Unit
+from tests.conducting import Ear, begin, break_with, finish, state, tell
 from tests.driving import conductor_of, tiny_plan, unit_of
-
-
-class Ear(Listener):
-    """Writes down all it hears."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[Any, ...]] = []
-
-    def started(self, unit: Unit, first_step: int) -> None:
-        self.heard.append(("started", unit.label, first_step))
-
-    def changed(self, unit: Unit) -> None:
-        self.heard.append(("changed", unit.label))
-
-    def snapshot(self, unit: Unit, preset: float, step: int, accuracy: float) -> None:
-        self.heard.append(("snapshot", preset, step, accuracy))
-
-    def finished(self, unit: Unit, live: Live) -> None:
-        self.heard.append(("finished", unit.label, live.step, live.top1))
-
-    def failed(self, unit: Unit, failure: Failure, decision: Decision) -> None:
-        self.heard.append(("failed", unit.label, failure.cause, decision))
-
-    def blocked(self, unit: Unit, token: str) -> None:
-        self.heard.append(("blocked", unit.label, token))
-
-    def warned(self, message: str) -> None:
-        self.heard.append(("warned", message))
-
-    def of(self, kind: str) -> list[tuple[Any, ...]]:
-        return [one for one in self.heard if one[0] == kind]
 
 
 @pytest.fixture
@@ -67,30 +35,6 @@ def ear() -> Ear:
 @pytest.fixture
 def conductor(plan: Plan, store: Store, ear: Ear) -> Conductor:
     return conductor_of(plan, store, [ear], slots=2)
-
-
-def begin(conductor: Conductor) -> str:
-    config = conductor.next_trial()
-    assert config is not None
-    return str(config["unit"])
-
-
-def tell(conductor: Conductor, unit: str, event: str, **facts: Any) -> None:
-    conductor.on_report({"unit": unit, "event": event, **facts})
-
-
-def finish(conductor: Conductor, unit: str, reason: str = "done", **facts: Any) -> None:
-    tell(conductor, unit, "finished", reason=reason, step=20, **facts)
-    conductor.on_end(unit, lost=False)
-
-
-def break_with(conductor: Conductor, unit: str, message: str = "KeyError: 'x'") -> None:
-    tell(conductor, unit, "failed", cause="error", message=message, traceback="Traceback …")
-    conductor.on_end(unit, lost=False)
-
-
-def state(conductor: Conductor, unit: str) -> State:
-    return conductor.ledger.entries[unit].state
 
 
 # -- orders ----------------------------------------------------------------------------------------
@@ -201,6 +145,7 @@ def test_a_bug_is_recorded_with_its_traceback(
         "message": "KeyError: 'x'",
         "traceback": "Traceback …",
         "attempts": 1,
+        "attempts_by_cause": {"error": 1},
     }
     assert state(conductor, unit) is State.FAILED
     assert [one[-1] for one in ear.of("failed")] == [Decision.GIVE_UP]

@@ -5,60 +5,26 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import pytest
 
-from orchestrator.admission import Capacity, Shape
 from orchestrator.ledger import Ledger, State, Task
 from orchestrator.retry import Cause, Decision, Failure
-
-LOST = Failure(cause=Cause.WORKER_LOST, message="its process died")
-BUG = Failure(cause=Cause.ERROR, message="KeyError: 'lr'")
-
-
-@dataclass(frozen=True)
-class Fake:
-    name: str
-    needs: tuple[str, ...] = ()
-    provides: tuple[str, ...] = ()
-    cost: float = 10.0
-    workers: int = 1
-
-
-def ledger_of(*tasks: Fake, slots: float = 2.0, **options: object) -> Ledger:
-    def shape_of(task: Task) -> Shape:
-        assert isinstance(task, Fake)
-        return Shape(workers=task.workers)
-
-    return Ledger(tasks, Capacity(slots), shape_of=shape_of, **options)  # type: ignore[arg-type]
-
-
-def state(ledger: Ledger, name: str) -> State:
-    return ledger.entries[name].state
-
-
-def names(ledger: Ledger, wanted: State) -> set[str]:
-    return {entry.task.name for entry in ledger.in_state(wanted)}
-
-
-def take(ledger: Ledger) -> str | None:
-    task = ledger.next()
-    return None if task is None else task.name
-
-
-def take_all(ledger: Ledger) -> list[str]:
-    taken = []
-    while (name := take(ledger)) is not None:
-        taken.append(name)
-    return taken
-
-
-TEACHER = Fake("teacher", provides=("teacher/acc-30", "teacher/acc-60"), cost=100)
-TARGETS = Fake("targets", needs=("teacher/acc-60",), provides=("targets",), cost=1)
-C = Fake("C", needs=("teacher/acc-60", "targets"), cost=40)
-B = Fake("B", needs=("teacher/acc-30",), cost=40)
-A = Fake("A", cost=40)
+from tests.ledgers import (
+    BUG,
+    LOST,
+    TARGETS,
+    TEACHER,
+    A,
+    B,
+    C,
+    Fake,
+    ledger_of,
+    names,
+    state,
+    take,
+    take_all,
+)
 
 
 def test_longest_chain_first() -> None:
@@ -182,15 +148,16 @@ def test_a_retry_is_no_first_failure() -> None:
 
 def test_a_wide_unit_waits_and_does_not_starve() -> None:
     """Narrower units behind it would otherwise take every slot that comes free."""
-    wide = Fake("wide", cost=90, workers=2)
-    ledger = ledger_of(Fake("first", cost=100), wide, A, B, held=["teacher/acc-30"], slots=2)
-    assert take_all(ledger) == ["first"]
-    assert state(ledger, "wide") is State.READY
-    assert state(ledger, "A") is State.READY
+    first = Fake("first", provides=("wide may",), cost=90)
+    wide = Fake("wide", needs=("wide may",), workers=2)
+    ledger = ledger_of(first, wide, A, B, held=["teacher/acc-30"], slots=2)
+    assert take_all(ledger) == ["first", "A"]
     ledger.done("first")
+    assert take_all(ledger) == ["B"]
+    ledger.done("A")
+    assert take_all(ledger) == []
+    ledger.done("B")
     assert take_all(ledger) == ["wide"]
-    ledger.done("wide")
-    assert take_all(ledger) == ["A", "B"]
 
 
 def test_stopping_starts_nothing_and_waits_for_what_runs() -> None:

@@ -1,105 +1,24 @@
-"""What a trial reports: failures classified once, and no more reports than the driver can bear."""
+"""What a trial reports: no more than the driver can bear, and what its process does besides."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from ray.exceptions import ActorDiedError, RayActorError, WorkerCrashedError
-from ray.train import ControllerError, PreemptionError, WorkerGroupError
 
 from orchestrator import paths
-from orchestrator.errors import StoreError
-from orchestrator.retry import Cause
 from orchestrator.store import Store
 from orchestrator.trial import (
     StopPoller,
-    _first_failure,
     _in_training_thread,
     _lockstep,
+    _preempted,
     _Throttle,
-    failure_report,
 )
-from trainers.errors import CheckpointError, NonFiniteLossError
-
-
-class WorkerHealthCheckFailedError(Exception):
-    """As Ray Train's, which is private."""
-
-    def __init__(self, failure: Exception) -> None:
-        super().__init__("A worker health check failed.")
-        self.health_check_failure = failure
-
-
-class WorkerGroupStartupTimeoutError(Exception):
-    pass
-
-
-PEER_GONE = RuntimeError("[…/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]")
-
-
-@pytest.mark.parametrize(
-    ("error", "cause"),
-    [
-        (KeyError("lr"), Cause.ERROR),
-        (RuntimeError("shape mismatch"), Cause.ERROR),
-        (CheckpointError("damaged", "delete it"), Cause.ERROR),
-        (StoreError("disk full"), Cause.ERROR),
-        (NonFiniteLossError(17), Cause.DIVERGED),
-        (MemoryError(), Cause.OUT_OF_MEMORY),
-        (torch.OutOfMemoryError("CUDA out of memory"), Cause.OUT_OF_MEMORY),
-        (RayActorError(), Cause.WORKER_LOST),
-        (ActorDiedError(), Cause.WORKER_LOST),
-        (WorkerCrashedError(), Cause.WORKER_LOST),
-        (WorkerGroupStartupTimeoutError(), Cause.WORKER_LOST),
-        (PEER_GONE, Cause.WORKER_LOST),
-    ],
-)
-def test_every_failure_has_one_cause(error: Exception, cause: Cause) -> None:
-    assert failure_report(error)["cause"] == cause
-
-
-def test_a_failure_is_one_line_and_a_traceback() -> None:
-    try:
-        raise CheckpointError("snapshot acc-30 is damaged\nby somebody", "delete it")
-    except CheckpointError as error:
-        report = failure_report(error)
-    assert report["message"] == "CheckpointError: snapshot acc-30 is damaged; remedy: delete it"
-    assert "test_a_failure_is_one_line" in report["traceback"]
-    assert failure_report(RuntimeError("a\nb\nc"))["message"] == "RuntimeError: a"
-    assert failure_report(ValueError())["message"] == "ValueError: "
-
-
-def group(**failures: Exception) -> WorkerGroupError:
-    return WorkerGroupError("…", {int(rank[1:]): error for rank, error in failures.items()})
-
-
-def cause_of(error: BaseException) -> Cause:
-    return Cause(failure_report(_first_failure(error))["cause"])
-
-
-def test_a_killed_rank_is_a_lost_worker() -> None:
-    """Whether the others noticed or not."""
-    died = WorkerHealthCheckFailedError(ActorDiedError())
-    assert cause_of(group(r1=died)) is Cause.WORKER_LOST
-    assert cause_of(group(r0=PEER_GONE, r1=died)) is Cause.WORKER_LOST
-    assert cause_of(group(r0=PEER_GONE)) is Cause.WORKER_LOST
-
-
-def test_a_bug_on_one_rank_is_a_bug_whatever_it_does_to_the_others() -> None:
-    found = _first_failure(group(r0=PEER_GONE, r1=KeyError("lr"), r2=KeyError("wd")))
-    assert repr(found) == "KeyError('lr')"
-    assert cause_of(group(r0=PEER_GONE, r1=NonFiniteLossError(3))) is Cause.DIVERGED
-
-
-def test_failures_of_the_controller() -> None:
-    assert cause_of(ControllerError(WorkerGroupStartupTimeoutError())) is Cause.WORKER_LOST
-    assert cause_of(ControllerError(KeyError("x"))) is Cause.ERROR
-    assert issubclass(PreemptionError, Exception)
-
 
 # -- reports ---------------------------------------------------------------------------------------
 
@@ -111,7 +30,9 @@ def test_a_hundred_evaluations_a_second_become_one() -> None:
     assert kept[0]
 
 
-@pytest.mark.parametrize("event", ["started", "snapshot", "checkpoint", "finished", "failed"])
+@pytest.mark.parametrize(
+    "event", ["started", "snapshot", "checkpoint", "alive", "finished", "failed"]
+)
 def test_what_matters_is_never_throttled(event: str) -> None:
     keep = _Throttle()
     assert all(keep({"event": event}) for _ in range(10))
@@ -144,15 +65,75 @@ def test_an_exception_in_training_is_the_last_report() -> None:
     assert (last["event"], last["message"]) == ("failed", "KeyError: 'lr'")
 
 
+def comes(true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 60
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true()
+
+
 def test_a_stop_flag_that_appears_is_seen(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     poller = StopPoller(store)
     try:
         assert not poller.is_set()
         store.write_bytes(paths.stop_flag(), b"stop\n")
-        deadline = time.monotonic() + 60
-        while not poller.is_set() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert poller.is_set()
+        assert comes(poller.is_set)
+        assert poller.draining is None
     finally:
         poller.close()
+
+
+def test_a_node_that_is_about_to_leave_stops_its_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.write_bytes(paths.drain_flag("b" * 8), b"")
+    here, elsewhere = StopPoller(store, ["a" * 8, "b" * 8, ""]), StopPoller(store, ["c" * 8])
+    try:
+        assert comes(here.is_set)
+        assert here.draining == "b" * 8
+        assert not elsewhere.is_set()
+        store.write_bytes(paths.stop_flag(), b"stop\n")
+        assert comes(elsewhere.is_set)
+        assert elsewhere.draining is None
+    finally:
+        here.close()
+        elsewhere.close()
+
+
+def test_what_stopped_for_its_node_was_preempted() -> None:
+    stopped = {"event": "finished", "reason": "stopped", "step": 70}
+    report = _preempted(stopped, "abc")
+    assert (report["event"], report["cause"], report["step"]) == ("failed", "preempted", 70)
+    assert report["message"] == "node abc is about to leave; saved at step 70"
+    assert report["spoilt"]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"event": "finished", "reason": "done", "step": 70},
+        {"event": "finished", "reason": "exhausted", "step": 70, "missing": [40]},
+        {"event": "checkpoint", "step": 70},
+    ],
+)
+def test_what_ended_by_itself_was_not(report: dict[str, Any]) -> None:
+    assert _preempted(report, "abc") == report
+
+
+def test_a_trial_with_nothing_to_say_says_that_it_lives() -> None:
+    """With the number of its process, which is what the driver needs to end a frozen one."""
+    enough = threading.Event()
+
+    def reports():
+        enough.wait(60)
+        yield {"event": "finished"}
+
+    seen = []
+    for report in _in_training_thread(reports, first_sign_s=0.01, sign_s=0.01):
+        seen.append(report)
+        if len(seen) == 3:
+            enough.set()
+    assert [report["event"] for report in seen[:3]] == ["alive"] * 3
+    assert seen[-1] == {"event": "finished"}
+    (process,) = seen[0]["processes"]
+    assert process.keys() == {"node_id", "pid", "began"}

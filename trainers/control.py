@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 
 from trainers.distributed import World
+from trainers.pulse import PULSE
 
 __all__ = ["Control", "StopFlag"]
 
@@ -34,6 +35,7 @@ class Control:
 
     def ask(self, step: int) -> tuple[bool, bool]:
         """(checkpoint now, stop now) after `step`; stopping implies a checkpoint."""
+        PULSE.beat()
         if self._world.size > 1 and step % _AGREE_EVERY:
             return False, False
         stop = self._stop is not None and self._stop.is_set()

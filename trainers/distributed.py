@@ -68,6 +68,14 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gather(self, value: T) -> list[T]:
+        """Every worker's plain data, by rank, on every worker; every worker must call it."""
+        if self.size == 1:
+            return [value]
+        box: list[Any] = [None] * self.size
+        dist.all_gather_object(box, value)
+        return box
+
     def from_first(self, value: Tensor) -> Tensor:
         """Rank 0's tensor, on every worker, in place."""
         if self.size > 1:

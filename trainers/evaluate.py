@@ -12,6 +12,7 @@ from trainers.augment import normalise
 from trainers.data import EncodedImages, ImageData
 from trainers.distributed import World
 from trainers.precision import autocast
+from trainers.pulse import PULSE
 
 __all__ = ["STUDENT_COLUMNS", "TEACHER_COLUMNS", "TestSet", "evaluation_set", "percent"]
 
@@ -78,6 +79,7 @@ class TestSet:
         totals: Tensor | None = None
         # A worker without a sample (more workers than samples) still answers, with zeros.
         for first in range(0, max(len(self._labels), 1), EVALUATION_BATCH):
+            PULSE.beat()
             rows = slice(first, first + EVALUATION_BATCH)
             images = self._images[rows if self._mine is None else self._mine[rows]]
             views = normalise(images.to(self._labels.device), self._mean, self._std)

@@ -1,0 +1,159 @@
+"""Rows of failures that end a sweep, units that rest, and files that must be made again."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.ledger import Ledger, State
+from orchestrator.retry import Cause, Decision, Failure
+from tests.ledgers import (
+    BUG,
+    LOST,
+    TARGETS,
+    TEACHER,
+    C,
+    Fake,
+    ledger_of,
+    names,
+    state,
+    take,
+    take_all,
+)
+
+FROZEN = Failure(cause=Cause.HUNG, message="hung: worker 0 did nothing")
+ROTTEN = Failure(cause=Cause.DAMAGED, message="DamagedFileError: acc-30")
+
+
+def fail_next(ledger: Ledger, failure: Failure, **how: bool) -> Decision:
+    name = take(ledger)
+    assert name is not None
+    return ledger.fail(name, failure, **how)
+
+
+def units(count: int) -> list[Fake]:
+    return [Fake(f"u{number}") for number in range(count)]
+
+
+def test_ten_attempts_in_a_row_that_failed_alike_end_a_sweep() -> None:
+    """Also after a success, and although each of them may be tried again."""
+    ledger = ledger_of(*units(9), slots=1)
+    name = take(ledger)
+    assert name is not None
+    ledger.done(name)
+    for _ in range(9):
+        fail_next(ledger, LOST)
+        assert not ledger.stopping
+    fail_next(ledger, LOST)
+    assert ledger.stopped_early is LOST
+    assert take(ledger) is None
+    assert ledger.finished
+
+
+def test_a_success_between_them_breaks_the_row() -> None:
+    ledger = ledger_of(*units(20), slots=1)
+    for number in range(18):
+        name = take(ledger)
+        assert name is not None
+        if number % 9 == 8:
+            ledger.done(name)
+        else:
+            ledger.fail(name, LOST)
+    assert not ledger.stopping
+
+
+def test_an_attempt_that_came_far_breaks_the_row() -> None:
+    """Ten long runs on a machine that kills are not a bug of the sweep."""
+    ledger = ledger_of(*units(9), slots=1, same_failures=0)
+    for _ in range(15):
+        fail_next(ledger, LOST, progressed=True)
+    assert not ledger.stopping
+
+
+def test_failures_of_two_kinds_are_no_row() -> None:
+    ledger = ledger_of(*units(20), slots=1, same_failures=0)
+    for number in range(18):
+        fail_next(ledger, LOST if number % 2 else FROZEN)
+    assert not ledger.stopping
+
+
+@pytest.mark.parametrize("cause", [Cause.PREEMPTED, Cause.DAMAGED, Cause.DIVERGED])
+def test_what_nodes_and_disks_do_never_ends_a_sweep(cause: Cause) -> None:
+    ledger = ledger_of(*units(40), slots=1)
+    for _ in range(40):
+        fail_next(ledger, Failure(cause=cause, message="alike"))
+    assert not ledger.stopping
+
+
+def test_preemptions_between_them_neither_count_nor_hide_a_row() -> None:
+    ledger = ledger_of(*units(9), slots=1)
+    for _ in range(10):
+        fail_next(ledger, Failure(cause=Cause.PREEMPTED, message="its node left"))
+        fail_next(ledger, LOST)
+    assert ledger.stopped_early is LOST
+
+
+def test_a_resting_unit_is_ready_but_not_handed_out() -> None:
+    ledger = ledger_of(*units(2), slots=1)
+    assert fail_next(ledger, LOST, rest=True) is Decision.RETRY
+    assert state(ledger, "u0") is State.READY
+    assert take(ledger) == "u1"
+    ledger.done("u1")
+    assert take(ledger) is None
+    assert not ledger.finished
+    ledger.wake("u0")
+    assert take(ledger) == "u0"
+
+
+def test_waking_twice_or_in_vain_changes_nothing() -> None:
+    ledger = ledger_of(*units(1), slots=1)
+    fail_next(ledger, LOST, rest=True)
+    ledger.wake("u0")
+    ledger.wake("u0")
+    assert take_all(ledger) == ["u0"]
+    ledger.wake("u0")
+    assert take(ledger) is None
+    ledger.done("u0")
+    assert ledger.finished
+
+
+def test_a_preempted_unit_does_not_rest() -> None:
+    ledger = ledger_of(*units(1), slots=1)
+    fail_next(ledger, Failure(cause=Cause.PREEMPTED, message="its node left"), rest=True)
+    assert take(ledger) == "u0"
+
+
+def test_a_stopped_ledger_does_not_wait_for_those_that_rest() -> None:
+    ledger = ledger_of(*units(1), slots=1)
+    fail_next(ledger, LOST, rest=True)
+    ledger.stopping = True
+    assert ledger.finished
+
+
+def test_a_unit_whose_need_is_damaged_is_left_for_another_plan() -> None:
+    """Neither failed nor tried again; what follows from it waits, and is not blocked."""
+    ledger = ledger_of(TEACHER, TARGETS, C, held=["teacher/acc-60"], slots=1)
+    while take(ledger) != "targets":
+        ledger.done("teacher")
+    assert ledger.fail("targets", ROTTEN) is Decision.REDO
+    assert state(ledger, "targets") is State.REDO
+    assert names(ledger, State.FAILED) == set()
+    assert names(ledger, State.BLOCKED) == set()
+    assert ledger.finished
+    assert state(ledger, "C") is State.WAITING
+
+
+def test_units_to_redo_count_as_over() -> None:
+    ledger = ledger_of(*units(2), slots=1)
+    before = ledger.cost_left
+    fail_next(ledger, ROTTEN)
+    assert ledger.cost_left == before - 10
+    assert ledger.count(State.REDO) == 1
+    assert ledger.capacity.used == 0
+
+
+def test_the_first_reason_to_stop_counts() -> None:
+    ledger = ledger_of(*units(2), slots=1)
+    ledger.stop_early(LOST)
+    ledger.stop_early(BUG)
+    assert ledger.stopped_early is LOST
+    assert ledger.stopping
