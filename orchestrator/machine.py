@@ -22,6 +22,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from orchestrator import paths
+from orchestrator.clusterchecks import ask_head, ask_job_server
 from orchestrator.errors import StoreError, UserError
 from orchestrator.lease import holder
 from orchestrator.store import Store
@@ -210,14 +211,24 @@ def _ray(address: str | None) -> Iterator[Check]:
     elif address is None or address in ("auto", "local"):
         yield Check(name="ray", status="ok", detail=f"{version}, {address or 'a local cluster'}")
     elif address.startswith("ray://"):
-        remedy = "give --ray-address auto, on a machine of the cluster: the driver runs there"
+        remedy = "give --ray-address auto, on a machine of the cluster: the driver runs there; "
+        remedy += "from elsewhere `targetsweep submit --ray-address http://HEAD:8265`"
         detail = f"{address} is a Ray client address"
         yield Check(name="ray", status="missing", detail=detail, remedy=remedy)
-    elif problem := _unreachable(f"//{address}"):
-        remedy = "check the address (host:6379) and that `ray start --head` runs there"
+    elif problem := _unreachable(address if "://" in address else f"//{address}"):
+        remedy = "check the address (host:6379, or http://host:8265 for `submit`) and that "
+        remedy += "`ray start --head` runs there"
         yield Check(name="ray", status="missing", detail=f"{address}: {problem}", remedy=remedy)
     else:
         yield Check(name="ray", status="ok", detail=f"{version}, {address} answers")
+        yield from _cluster(address, version)
+
+
+def _cluster(address: str, version: str) -> Iterator[Check]:
+    ask = ask_job_server if address.startswith(("http://", "https://")) else ask_head
+    for found in ask(address, version):
+        status: Status = "ok" if found.is_good else "warn"
+        yield Check(name="ray cluster", status=status, detail=found.detail, remedy=found.remedy)
 
 
 def _unreachable(uri: str) -> str | None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
+from orchestrator.asked import Asked, bound, limited, read_asked, store_plan
+from orchestrator.damage import damage_text
+from orchestrator.errors import DamagedFileError
 from orchestrator.estimate import Pace, measured_rates
+from orchestrator.inventory import read_inventory
 from orchestrator.planview import show_plan
 from orchestrator.rates import load_rates, save_rates
 from orchestrator.scalenotes import MAPPED_LATER
 from orchestrator.store import Store
-from orchestrator.sweeping import Asked, bound, limited, read_asked, store_plan
 from orchestrator.sweeprows import sweep_rows, total_of
 
 __all__ = ["Planning"]
 
 
 class Planning:
-    """A plan of what was asked, less what the store holds, and the rates its hours rest on.
+    """A plan of what was asked, less what the store holds, and the rates its hours rest on. Of
+    damaged files, which it counts as absent, it only says the names.
 
     Raises what `read_asked` and `limited` raise."""
 
@@ -27,7 +32,9 @@ class Planning:
         sweeps, infos, _ = read_asked(asked, store)
         sweeps = limited(bound(sweeps, infos, store, assume=True), asked)
         self._sweeps = sweeps
-        self.plan = store_plan(sweeps, infos, store)
+        self.damaged: list[DamagedFileError] = []
+        inventory = partial(read_inventory, store, damaged=self.damaged)
+        self.plan = store_plan(sweeps, infos, inventory)
         self.rates = measured_rates(store, self.plan)
 
     def calibrate(self, console: Console, name: str | None) -> None:
@@ -53,6 +60,7 @@ class Planning:
             "sweeps": [row.to_json() for row in rows],
             "total": total_of(self.plan, rows, pace).to_json(),
             "rates": dict(self.rates.about),
+            "damaged": sorted({one.rel for one in self.damaged}),
             "notes": {
                 sweep.name: list(sweep.scaling.notes)
                 for sweep in self._sweeps
@@ -70,6 +78,8 @@ class Planning:
             self.plan.store_bytes(parameter_count),
             self._notes(),
         )
+        for line in damage_text(self.damaged):
+            console.print(line, style="yellow", soft_wrap=True, markup=False, highlight=False)
 
     def _notes(self) -> list[str]:
         """What a scale does: of one sweep everything, of several what is said of them all."""

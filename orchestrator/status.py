@@ -13,20 +13,24 @@ from rich.table import Table
 from dashboards.errors import ReportError
 from dashboards.report import write_report
 from orchestrator import paths
+from orchestrator.damage import damage_text, refuse_unsealed
 from orchestrator.datasets import Location, is_encoded, locations_of, prepare_dataset
-from orchestrator.errors import StoreError, UserError
-from orchestrator.lease import Lease, holder
+from orchestrator.driverstatus import driver_lines, failure_lines
+from orchestrator.errors import DamagedFileError, StoreError, UserError
+from orchestrator.lease import Lease
 from orchestrator.machine import checks
 from orchestrator.scalefile import load_scale
 from orchestrator.scalenotes import MAPPED_LATER
-from orchestrator.store import Store
+from orchestrator.store import Store, store_errors
 from orchestrator.units import provider, snapshot_token
 
 __all__ = ["prepare_named", "report_sweeps", "show_checks", "show_status", "sync_store"]
 
 
 def sweep_names(store: Store) -> list[str]:
-    """Sweeps the store has a plan of. UserError when there is none."""
+    """Sweeps the store has a plan of. UserError when there is none, StoreError where the store was
+    written before files had seals."""
+    refuse_unsealed(store)
     names = [name for name in store.list(paths.sweeps_dir()) if store.exists(paths.plan_json(name))]
     if not names:
         raise UserError(
@@ -36,22 +40,31 @@ def sweep_names(store: Store) -> list[str]:
 
 
 def show_status(console: Console, store: Store) -> None:
-    driver = holder(store)
+    refuse_unsealed(store)
     console.print(f"store   {store.uri}", soft_wrap=True)
-    console.print(f"driver  {driver or 'none'}", soft_wrap=True)
+    for line in driver_lines(store):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("sweep")
     for column in _COLUMNS:
         table.add_column(column, justify="right")
-    unmapped = []
+    unmapped: list[str] = []
+    failed: set[str] = set()
+    damaged: list[DamagedFileError] = []
     for name in sweep_names(store):
         plan = _with_members(store, name)
-        counts = Counter(run_states(store, plan).values())
+        states = run_states(store, plan, damaged)
+        failed |= {name for name, state in states.items() if state == "failed"}
+        counts = Counter(states.values())
         counts["runs"] = counts.total()
         table.add_row(name, *(f"{counts[column]:,}" for column in _COLUMNS))
         if MAPPED_LATER in (plan.get("scale") or {}).get("notes", ()):
             unmapped.append(name)
     console.print(table)
+    for line in damage_text(damaged):
+        console.print(line, style="yellow", soft_wrap=True, markup=False, highlight=False)
+    for line in failure_lines(store, sorted(failed)):
+        console.print(line, soft_wrap=True)
     if unmapped:  # their runs are counted then
         console.print(f"{', '.join(unmapped)}: {MAPPED_LATER}", soft_wrap=True)
 
@@ -66,10 +79,13 @@ def _with_members(store: Store, name: str) -> dict[str, Any]:
     return plan | {"points": [p for one in (plan, *members) for p in one.get("points", ())]}
 
 
-def run_states(store: Store, plan: Mapping[str, Any]) -> dict[str, str]:
+def run_states(
+    store: Store, plan: Mapping[str, Any], damaged: list[DamagedFileError] | None = None
+) -> dict[str, str]:
     """The students and probes of a plan, and the teachers and students behind them: each done,
     begun, failed, blocked (by a teacher or student that failed to give what it waits for) or to
-    do."""
+    do. damaged: gets the results that are not what was once written; they count as absent."""
+    damaged = [] if damaged is None else damaged
     horizons: dict[str, int] = {}
     tokens: dict[str, str] = {}
     probed: dict[str, str] = {}
@@ -82,14 +98,14 @@ def run_states(store: Store, plan: Mapping[str, Any]) -> dict[str, str]:
     lost: set[str] = set()
     states: dict[str, str] = {}
     for teacher, presets in _presets(tokens.values()).items():
-        states[teacher], missing = _teacher_state(store, teacher, presets)
+        states[teacher], missing = _teacher_state(store, teacher, presets, damaged)
         lost |= {snapshot_token(teacher, float(preset)) for preset in missing}
     for run, horizon in horizons.items():
         if run in probed:
             is_lost = states[provider(probed[run])] in ("failed", "blocked")
         else:
             is_lost = tokens.get(run) in lost
-        states[run] = _state(store, run, horizon, is_lost=is_lost)
+        states[run] = _state(store, run, horizon, damaged, is_lost=is_lost)
     return states
 
 
@@ -119,11 +135,13 @@ def _presets(tokens: Iterable[str]) -> dict[str, set[str]]:
     return asked
 
 
-def _teacher_state(store: Store, teacher: str, presets: set[str]) -> tuple[str, set[str]]:
+def _teacher_state(
+    store: Store, teacher: str, presets: set[str], damaged: list[DamagedFileError]
+) -> tuple[str, set[str]]:
     """Its state, and the presets that will not come unless it is tried again."""
     there = {file.removesuffix(".json") for file in store.list(paths.snapshots_dir(teacher))}
     absent = {preset for preset in presets if f"acc-{preset}" not in there}
-    result = _json(store, paths.result(teacher)) or {}
+    result = _json(store, paths.result(teacher), damaged) or {}
     if presets <= set(result.get("presets", {})):
         return "done", set()  # also where its snapshots were deleted since
     missing = absent & {paths.preset_name(preset) for preset in result.get("missing", [])}
@@ -132,8 +150,10 @@ def _teacher_state(store: Store, teacher: str, presets: set[str]) -> tuple[str, 
     return _begun(store, teacher), set()
 
 
-def _state(store: Store, run: str, horizon: int, *, is_lost: bool) -> str:
-    result = _json(store, paths.result(run))
+def _state(
+    store: Store, run: str, horizon: int, damaged: list[DamagedFileError], *, is_lost: bool
+) -> str:
+    result = _json(store, paths.result(run), damaged)
     if result and result.get("status") == "complete" and result.get("horizon", 0) >= horizon:
         return "done"
     if store.exists(paths.failure(run)):
@@ -145,9 +165,12 @@ def _begun(store: Store, run: str) -> str:
     return "begun" if store.list(paths.checkpoint_dir(run)) else "to do"
 
 
-def _json(store: Store, rel: str) -> dict[str, Any] | None:
+def _json(store: Store, rel: str, damaged: list[DamagedFileError]) -> dict[str, Any] | None:
     try:
         return store.read_json(rel)
+    except DamagedFileError as error:
+        damaged.append(error)
+        return None
     except StoreError:
         return None
 
@@ -171,7 +194,8 @@ def report_sweeps(
             publish(name, store, console)
             continue
         try:
-            report = write_report(store.uri, name, Path(out) / name if len(names) != 1 else out)
+            with store_errors("write", f"the report of {name}"):
+                report = write_report(store.uri, name, Path(out) / name if len(names) != 1 else out)
         except ReportError as error:
             raise UserError(str(error)) from error
         console.print(f"report: {report.index}", soft_wrap=True)

@@ -9,9 +9,10 @@ from rich.console import Console
 from orchestrator.bundleexport import export_bundle
 from orchestrator.bundleimport import Imported, import_bundles
 from orchestrator.errors import TargetsweepError
+from orchestrator.node_cache import NodeCache
 from orchestrator.store import Store
 
-__all__ = ["ConflictsError", "export_store", "import_store"]
+__all__ = ["ConflictsError", "export_store", "import_store", "show_cache"]
 
 _SHOWN = 20
 
@@ -68,3 +69,15 @@ def _conflict_lines(done: Imported) -> list[str]:
     if len(done.conflicts) > _SHOWN:
         lines.append(f"  … and {len(done.conflicts) - _SHOWN} more")
     return lines
+
+
+def show_cache(console: Console, store: Store, *, clear: bool) -> None:
+    if store.is_local:
+        console.print(f"{store.uri} is a folder: nothing of it is copied", soft_wrap=True)
+        return
+    copies = NodeCache(store.uri)
+    folder, count, num_bytes = copies.usage()
+    if clear:
+        copies.clear()
+    done = "removed from" if clear else "in"
+    console.print(f"{count:,} copies, {num_bytes / 1e6:,.1f} MB, {done} {folder}", soft_wrap=True)

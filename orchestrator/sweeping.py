@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,106 +16,41 @@ from dashboards.errors import ReportError
 from dashboards.report import write_report
 from dashboards.results import load_plan, load_results
 from orchestrator import paths
+from orchestrator.asked import Asked, bound, limited, measuring, read_asked, store_plan
 from orchestrator.conclusion import InterruptedByUser, command, conclude, stopped_text
 from orchestrator.conductor import Listener
+from orchestrator.damage import Mender
 from orchestrator.datasets import (
     Location,
-    check_locations,
     check_sources,
     is_prepared,
-    known_infos,
-    locations_of,
     prepare_dataset,
     wanted_datasets,
 )
 from orchestrator.driver import DriveOptions, Outcome, check_machine, check_options, drive
-from orchestrator.errors import StoreInUseError, UserError
-from orchestrator.inventory import read_inventory
+from orchestrator.errors import StoreError, StoreInUseError, TargetsweepError, UserError
+from orchestrator.following import ClusterLostError
+from orchestrator.jobrecord import note_job
 from orchestrator.lease import Lease, holder
 from orchestrator.measure import bind_presets, measuring_plan
-from orchestrator.overrides import apply_overrides, limit_sweeps, parse_limit
+from orchestrator.metrics import Metrics, exporting
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plandocument import plan_document
 from orchestrator.progress import Progress
 from orchestrator.prune import prune_checkpoints
+from orchestrator.redo import drive_until_sound
 from orchestrator.resolve import PROVISIONAL
-from orchestrator.scalefile import load_scale
-from orchestrator.scaling import scale_sweep
-from orchestrator.spec import Sweep, load_sweeps
-from orchestrator.store import Store
+from orchestrator.spec import Sweep
+from orchestrator.store import Store, store_errors
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_writer import TrackingWriter
 from orchestrator.units import Unit
 from trainers.data.info import DatasetInfo
 
-__all__ = ["Asked", "bound", "limited", "publish", "read_asked", "run_sweeps", "store_plan"]
+__all__ = ["publish", "run_sweeps", "track_results"]
 
 _CLOSE_S = 60.0
 """How long the end of a sweep waits for MLflow before it leaves the rest to `sync`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the command line asked: files, a scale file, restrictions, overrides, data folders."""
-
-    files: Sequence[str]
-    scale: str | None = None
-    limits: Sequence[str] = ()
-    overrides: Sequence[str] = ()
-    data: Sequence[str] = ()
-
-
-def read_asked(
-    asked: Asked, store: Store
-) -> tuple[list[Sweep], dict[str, DatasetInfo], dict[str, Location]]:
-    """The sweeps, checked against everything that is known of their data sets.
-
-    Raises SpecError with every problem of every file, UserError where the store holds another data
-    set of an asked name.
-    """
-    located = [option.partition("=")[0] for option in asked.data]
-    scale = load_scale(asked.scale) if asked.scale else None
-    sweeps = load_sweeps(asked.files, known_infos(store, {}), located, scale)
-    locations = locations_of(sweeps, asked.data)
-    infos = known_infos(store, locations)
-    sweeps = load_sweeps(asked.files, infos, located, scale)
-    sweeps = [apply_overrides(sweep, list(asked.overrides), infos) for sweep in sweeps]
-    check_locations(sweeps, locations, store)
-    return [scale_sweep(sweep, infos) for sweep in sweeps], infos, locations
-
-
-def limited(sweeps: Sequence[Sweep], asked: Asked) -> list[Sweep]:
-    """The sweeps within `--limit`. Raises SpecError when nothing is left of them."""
-    return limit_sweeps(sweeps, parse_limit(asked.limits)) if asked.limits else list(sweeps)
-
-
-def store_plan(sweeps: Sequence[Sweep], infos: Mapping[str, DatasetInfo], store: Store) -> Plan:
-    """The plan, less what the store holds."""
-    plan = make_plan(sweeps, infos)
-    return plan.subtract(read_inventory(store, plan.units))
-
-
-def bound(
-    sweeps: Sequence[Sweep], infos: Mapping[str, DatasetInfo], store: Store, *, assume: bool
-) -> list[Sweep]:
-    """The sweeps with the teacher columns of measured pilots mapped by what the store holds.
-    assume: those of teachers that are not measured yet count as reached."""
-    return bind_presets(sweeps, _measuring(sweeps, infos, store), assume=assume)
-
-
-def _measuring(
-    sweeps: Sequence[Sweep],
-    infos: Mapping[str, DatasetInfo],
-    store: Store,
-    only: Sequence[Sweep] | None = None,
-) -> Plan:
-    teachers = measuring_plan(sweeps, infos, only=only).units
-    if not teachers:
-        return _EMPTY
-    return measuring_plan(sweeps, infos, read_inventory(store, teachers), only)
-
-
-_EMPTY = Plan(units=(), points={}, work={}, infos={})
 
 
 def run_sweeps(
@@ -124,7 +59,7 @@ def run_sweeps(
     """Runs what is left of the sweeps, reports and tracks it.
 
     Raises UserError before anything starts, RunsFailedError after everything that could be done is,
-    KeyboardInterrupt when it was asked to stop.
+    ClusterLostError where Ray's head is gone, KeyboardInterrupt when it was asked to stop.
     """
     sweeps, infos, locations = read_asked(asked, store)
     limited(sweeps, asked)
@@ -132,32 +67,49 @@ def run_sweeps(
     check_sources(sweeps, locations, store)
     outcomes: list[Outcome] = []
     try:
-        with Lease(store, " ".join(["targetsweep", *sys.argv[1:]])) as lease:
+        with (
+            Lease(store, " ".join(["targetsweep", *sys.argv[1:]])) as lease,
+            exporting(options.metrics_port, options.metrics_host) as metrics,
+        ):
             store.sweep_temporaries()
+            note_job(store)
             if _prepare(sweeps, infos, locations, store, console):
                 sweeps, infos, locations = read_asked(asked, store)
-            driving = _Driving(store, options, console, tracking_uri, lease)
-            measuring = _measuring(sweeps, infos, store, limited(sweeps, asked))
-            if measuring.left:
+            driving = _Driving(store, options, console, tracking_uri, lease, metrics)
+            mender = Mender(store, console)
+            mender.plans(sweep.name for sweep in sweeps)
+
+            def measure() -> Plan:
+                return measuring(sweeps, infos, mender.inventory, limited(sweeps, asked))
+
+            def plan_again() -> Plan:
+                return store_plan(limited(sweeps, asked), infos, mender.inventory)
+
+            teachers = measure()
+            if teachers.left:
                 _check_all(sweeps, infos, asked, options)
                 _write_plans(bound(sweeps, infos, store, assume=False), infos, store)
                 console.print("first the teachers, to see which columns they can fill")
-                outcomes.append(driving.drive(measuring))
+                outcomes.append(driving.drive(teachers, measure))
             sweeps = bound(sweeps, infos, store, assume=False)
-            plan = store_plan(limited(sweeps, asked), infos, store)
+            plan = plan_again()
             check_machine(plan.left, options)
             prune_checkpoints(store, plan)
             _write_plans(sweeps, infos, store, None if asked.limits else plan)
             if any(outcome.interrupted for outcome in outcomes):
                 console.print("the students wait for their teachers")
             elif plan.left:
-                outcomes.append(driving.drive(plan))
+                outcomes.append(driving.drive(plan, plan_again))
             else:
                 console.print(f"nothing to train: {len(plan.units)} units are done or cannot be")
-            _publish_all(sweeps, store, console, tracking_uri, is_free=driving.is_free)
+            unwritten = _publish_all(sweeps, store, console, tracking_uri, is_free=driving.is_free)
     except KeyboardInterrupt:  # before the first trial, or after the last
         raise InterruptedByUser(stopped_text()) from None
+    except ClusterLostError as error:
+        raise ClusterLostError(f"{error}; {stopped_text()}") from None
     conclude(plan, outcomes)
+    if unwritten:  # the runs are done: exit status 1, not 2
+        raise TargetsweepError(str(unwritten[0]))
 
 
 def _check_all(
@@ -182,8 +134,7 @@ def _write_plans(
     plan of all of them, if it is made already."""
     whole = make_plan(sweeps, infos) if whole is None else whole
     for sweep in sweeps:
-        document = json.dumps(plan_document(sweep, whole), indent=1)  # in the file's order
-        store.write_bytes(paths.plan_json(sweep.name), document.encode())
+        store.write_json(paths.plan_json(sweep.name), plan_document(sweep, whole), in_order=True)
 
 
 def _prepare(
@@ -214,9 +165,19 @@ class _Driving:
     console: Console
     tracking_uri: str | None
     lease: Lease
+    metrics: Metrics | None
     is_free: bool = True
 
-    def drive(self, plan: Plan) -> Outcome:
+    def drive(self, plan: Plan, again: Callable[[], Plan]) -> Outcome:
+        """What became of the units, those included that had to wait for damaged files to be made
+        again. again: the plan, less what the store holds by then."""
+
+        def say(line: str) -> None:
+            self.console.print(line, style="yellow", soft_wrap=True, markup=False)
+
+        return drive_until_sound(self._drive, plan, again, self.store, say)
+
+    def _drive(self, plan: Plan) -> Outcome:
         """What became of the units.
 
         Raises StoreInUseError when the store was taken away meanwhile: nothing may be written then,
@@ -228,18 +189,24 @@ class _Driving:
         self.console.print(
             f"{len(plan.left)} of {len(plan.units)} units to do, {done_before} done before"
         )
-        listeners: list[_Tracking] = []
-        if self.is_free:
-            listeners.append(_Tracking(store, self.tracking_uri, progress.warned))
+        tracking = _Tracking(store, self.tracking_uri, progress.warned) if self.is_free else None
+        listeners: list[Listener] = [] if tracking is None else [tracking]
+        if self.metrics is not None:
+            self.metrics.begin(_done_by_kind(plan), tracking.behind if tracking else None)
+            listeners.append(self.metrics)
         try:
             outcome = drive(plan, store, self.options, progress, listeners, lost=lost)
         finally:
-            self.is_free = self.is_free and all(tracking.close() for tracking in listeners)
+            self.is_free = tracking is not None and tracking.close()
         if lost.is_set():
             raise StoreInUseError(
                 f"{store.uri} was taken over by {holder(store) or 'another driver'}"
             )
         return outcome
+
+
+def _done_by_kind(plan: Plan) -> Mapping[str, int]:
+    return Counter(unit.kind for unit in plan.units if plan.work[unit.name].action == "done")
 
 
 class _Tracking(Listener):
@@ -258,6 +225,10 @@ class _Tracking(Listener):
         if self._writer is not None:
             for sweep in unit.sweeps:
                 self._writer.notify(sweep, unit.name)
+
+    def behind(self) -> int:
+        """Runs of which MLflow lacks the latest state."""
+        return 0 if self._writer is None else self._writer.behind
 
     def close(self) -> bool:
         """Whether MLflow may be written to: not while the writer hangs in the middle of a run."""
@@ -279,10 +250,16 @@ def _publish_all(
     tracking_uri: str | None,
     *,
     is_free: bool,
-) -> None:
-    """is_free: nobody else writes to MLflow. Two writers might both make one run."""
+) -> list[StoreError]:
+    """What kept reports from being written. is_free: nobody else writes to MLflow. Two writers
+    might both make one run."""
+    unwritten = []
     for sweep in sweeps:
-        publish(sweep.name, store, console)
+        try:
+            publish(sweep.name, store, console)
+        except StoreError as error:
+            unwritten.append(error)
+            console.print(f"warning: {error.problem}", style="yellow", soft_wrap=True)
     if not is_free:
         sync = _tracking_command("sync", store, tracking_uri)
         console.print(
@@ -290,7 +267,7 @@ def _publish_all(
             style="yellow",
             soft_wrap=True,
         )
-        return
+        return unwritten
     try:
         tracker = Tracker(store, tracking_uri)
         track_results(tracker, store, [sweep.name for sweep in sweeps])
@@ -298,15 +275,17 @@ def _publish_all(
         console.print(
             f"warning: MLflow is behind, `targetsweep sync` repairs it: {error}", style="yellow"
         )
-        return
+        return unwritten
     console.print(f"MLflow: {_tracking_command('ui', store, tracking_uri)}", soft_wrap=True)
+    return unwritten
 
 
 def publish(sweep: str, store: Store, console: Console) -> None:
     """Writes a sweep's report, prints its tables and says where it is; of a group, whose tables are
-    its sweeps', one line."""
+    its sweeps', one line. Raises StoreError when it cannot be written."""
     try:
-        report = write_report(store.uri, sweep)
+        with store_errors("write", f"the report of {sweep}"):
+            report = write_report(store.uri, sweep)
     except ReportError as error:
         console.print(f"warning: no report of {sweep}: {error}", style="yellow")
         return

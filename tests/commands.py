@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,8 @@ from tests.tracking_helpers import Seen
 PROGRAM = str(Path(sys.executable).with_name("targetsweep"))
 
 
-def _environment() -> dict[str, str]:
+def own_environment() -> dict[str, str]:
+    """This process's, less what would point our commands elsewhere."""
     ours = ("MLFLOW_TRACKING_URI", "TARGETSWEEP_STORE", "RAY_ADDRESS")
     return {name: value for name, value in os.environ.items() if name not in ours}
 
@@ -100,14 +101,15 @@ def _cmdline(process: psutil.Process) -> list[str]:
 
 
 @contextmanager
-def running(*arguments: object) -> Iterator[Command]:
-    """Starts the command; whatever it leaves behind is killed."""
+def running(*arguments: object, environment: Mapping[str, str] | None = None) -> Iterator[Command]:
+    """Starts the command; whatever it leaves behind is killed. environment: of another cluster's
+    driver."""
     process = subprocess.Popen(
         [PROGRAM, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=_environment(),
+        env=own_environment() if environment is None else dict(environment),
         start_new_session=True,
     )
     try:
@@ -120,9 +122,11 @@ def running(*arguments: object) -> Iterator[Command]:
         process.stdout.close()
 
 
-def targetsweep(*arguments: object, status: int = 0) -> Command:
+def targetsweep(
+    *arguments: object, status: int = 0, environment: Mapping[str, str] | None = None
+) -> Command:
     """The command, to its end; asserts its exit status."""
-    with running(*arguments) as command:
+    with running(*arguments, environment=environment) as command:
         ended = command.end()
     assert ended == status, command.text
     assert "Traceback" not in command.text, command.text

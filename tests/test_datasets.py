@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator import cli
+from orchestrator.asked import Asked, read_asked
 from orchestrator.calibration import calibrate
 from orchestrator.datasets import Location, known_infos, locations_of, prepare_dataset
 from orchestrator.errors import UserError
@@ -21,7 +22,6 @@ from orchestrator.plan import make_plan
 from orchestrator.resolve import PROVISIONAL
 from orchestrator.spec import load_sweeps
 from orchestrator.store import Store
-from orchestrator.sweeping import Asked, read_asked
 from tests.driving import GRID, TINY, digits_store, tiny_plan
 from tests.stand_in_data import write_imagenet
 from tests.sweep_files import write

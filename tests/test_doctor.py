@@ -15,6 +15,7 @@ from orchestrator import machine
 from orchestrator.lease import Lease
 from orchestrator.machine import Check, checks
 from orchestrator.store import Store
+from tests.job_server import job_server
 
 
 @pytest.fixture
@@ -137,6 +138,31 @@ def test_servers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert named(closed, "ray").status == "missing"
     assert {named(opened, name).status for name in ("mlflow", "ray")} == {"ok"}
     assert not any("secret" in check.detail for check in closed + opened)
+
+
+def test_a_clusters_job_server(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it takes anybody's word, and whether it runs what runs here."""
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
+    with job_server(tmp_path / "open") as server:
+        opened = checks(store, ray_address=server.address)
+    with job_server(tmp_path / "guarded", token="right") as server:
+        guarded = checks(store, ray_address=server.address)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
+        refused = checks(store, ray_address=server.address)
+    said = [
+        [(check.status, check.detail) for check in found if check.name == "ray cluster"]
+        for found in (opened, guarded, refused)
+    ]
+    assert said[0][0] == ("warn", "takes commands from everybody who reaches it")
+    assert said[1][0] == ("ok", "token authentication is on")
+    status, versions = said[1][1]
+    assert status == "warn"
+    assert "the cluster runs Ray 2.1.0, Python 3.7.1; here 2." in versions
+    assert said[2][1] == ("warn", "refuses this machine's token, or there is none")
+    assert not any("right" in check.detail for check in opened + guarded)
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host:port", "ray://head:10001"])

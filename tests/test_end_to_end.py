@@ -82,7 +82,7 @@ def assert_as_uninterrupted(store: Store, reference: Reference) -> None:
 
 def assert_nothing_left_behind(store: Store) -> None:
     assert holder(store) is None
-    assert not store.exists(paths.stop_flag())
+    assert not [name for name in store.list(paths.control_dir()) if name.startswith("stop")]
     hidden = {file.name for file in store.root.iterdir() if file.name.startswith(".")}
     assert hidden <= {".lease.lock"}
     assert not [file for file in store.root.rglob(".ts-*")]

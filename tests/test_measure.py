@@ -14,6 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from orchestrator import cli, paths, sweeping
+from orchestrator.asked import Asked, read_asked
 from orchestrator.conductor import Listener
 from orchestrator.driver import DriveOptions, Outcome
 from orchestrator.errors import RunsFailedError, UserError
@@ -23,7 +24,7 @@ from orchestrator.plan import Plan
 from orchestrator.settings import INDEX
 from orchestrator.spec import Sweep
 from orchestrator.store import Store
-from orchestrator.sweeping import Asked, read_asked, run_sweeps
+from orchestrator.sweeping import run_sweeps
 from orchestrator.units import Held, HeldSnapshot
 from tests.driving import TINY, digits_store, drive_here, facts
 from tests.sweep_files import write

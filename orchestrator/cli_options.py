@@ -1,0 +1,53 @@
+"""The options that several commands share, and what they all print to."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+__all__ = [
+    "DEFAULT_STORE",
+    "DataOption",
+    "Files",
+    "Limits",
+    "Overrides",
+    "ScaleOption",
+    "StoreOption",
+    "TrackingUri",
+    "screen",
+]
+
+DEFAULT_STORE = "store"
+
+Files = Annotated[list[str], typer.Argument(help="sweep files (YAML)")]
+StoreOption = Annotated[
+    str,
+    typer.Option("--store", envvar="TARGETSWEEP_STORE", help="folder or URI that holds everything"),
+]
+ScaleOption = Annotated[
+    str | None, typer.Option("--scale", help="scale file: makes a pilot of each sweep")
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="only points with field=value[,value]; may be repeated"),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="field=value for every grid; may be repeated")
+]
+DataOption = Annotated[
+    list[str] | None, typer.Option("--data", help="NAME=PATH of a data set's files")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow; default: the store's own"
+    ),
+]
+
+
+def screen() -> Console:
+    # Without a terminal, lines are for logs: not folded at 80 columns.
+    return Console(width=None if sys.stdout.isatty() else 200)
