@@ -245,10 +245,10 @@ def test_damaged_weights_are_named(store: Store, tmp_path: Path) -> None:
     store.delete_tree(paths.run_dir(probe.name))
     store.write_bytes(paths.kept_weights(student.name, 20), b"other bytes")
     conductor = drive_here(plan_in(tmp_path, store), store)
-    (entry,) = conductor.ledger.in_state(State.FAILED)
-    assert "damaged" in entry.attempts.failures[-1].message
-    assert paths.kept_json(student.name, 20) in entry.attempts.failures[-1].message
-    store.delete(paths.kept_json(student.name, 20))
+    (entry,) = conductor.ledger.in_state(State.REDO)
+    damaged = paths.kept_weights(student.name, 20)
+    assert f"{damaged} is damaged" in entry.attempts.failures[-1].message
+    assert not store.exists(damaged)  # it was set aside
     drive_here(plan_in(tmp_path, store), store)
     assert plan_in(tmp_path, store).left == []
 

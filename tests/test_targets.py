@@ -23,7 +23,7 @@ from trainers.data import ipc_indices
 from trainers.distributed import World
 from trainers.errors import TargetsError
 from trainers.student import StudentObjective, build_engine
-from trainers.targets import SoftTargets, compute_targets, write_targets
+from trainers.targets import SoftTargets, _seal, compute_targets, seal_targets, write_targets
 
 DATA = image_data()
 
@@ -121,6 +121,50 @@ def test_truncated_files_are_refused(path):
             SoftTargets(path, identity())
 
 
+def test_a_flipped_byte_anywhere_is_noticed_or_changes_nothing(path):
+    rng = np.random.default_rng(0)
+    values = rng.random((6, 3), dtype=np.float32)
+    write_targets(path, values, identity())
+    data = path.read_bytes()
+    noticed = 0
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :])
+        try:
+            read = SoftTargets(path, identity()).rows(torch.arange(6)).numpy()
+        except TargetsError:
+            noticed += 1
+        else:
+            assert np.array_equal(read, values), at
+    assert noticed == len(data)
+
+
+@pytest.mark.parametrize("at", [5, 4000, -9])
+def test_changed_values_are_damage_and_named_so(path, at):
+    recognisable(path)
+    data = bytearray(path.read_bytes())
+    start = data.index(np.full(10, 7, np.float32).tobytes())
+    data[start + at if at > 0 else start - 9] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(TargetsError, match="its checksum does not fit"):
+        SoftTargets(path, identity())
+
+
+def test_a_file_of_before_checksums_is_refused_until_it_is_sealed(path, tmp_path):
+    stored = recognisable(path)
+    write_arrow(path, pa.FixedSizeListArray.from_arrays(pa.array(stored_values(stored)), 10), META)
+    with pytest.raises(TargetsError, match="its checksum is missing"):
+        SoftTargets(path, identity())
+    seal_targets(path, tmp_path / "sealed.arrow")
+    sealed = SoftTargets(tmp_path / "sealed.arrow", identity())
+    assert torch.equal(sealed.rows(torch.arange(200)), stored.rows(torch.arange(200)))
+    with pytest.raises(TargetsError, match="has a checksum already"):
+        seal_targets(tmp_path / "sealed.arrow", path)
+
+
+def stored_values(stored):
+    return stored.rows(torch.arange(len(stored))).numpy().ravel()
+
+
 def write_arrow(path, column, metadata):
     schema = pa.schema([("target", column.type)], metadata)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -148,6 +192,7 @@ META = {b"targetsweep.identity": json.dumps(asdict(identity())).encode()}
 )
 def test_foreign_arrow_files_are_refused(column, metadata, path):
     write_arrow(path, column, metadata)
+    _seal(path)
     with pytest.raises(TargetsError, match="not a soft-target file"):
         SoftTargets(path, identity())
 

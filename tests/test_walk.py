@@ -6,6 +6,7 @@ One store and one `run` for all: what several sweeps ask is trained once, as at 
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def test_running_again_trains_nothing(walk: Walk) -> None:
 
 def test_table_7_ran_both_backbones_on_two_workers(walk: Walk) -> None:
     """The pictures stay encoded, in shards; teachers and students are data-parallel."""
-    meta = walk.store.read_json(paths.dataset_meta("imagenet")) or {}
+    meta = json.loads(walk.store.read_bytes(paths.dataset_meta("imagenet")))
     assert meta["encoded"]
     seen = set()
     for name in walk.runs("table_7"):

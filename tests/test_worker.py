@@ -270,9 +270,9 @@ def test_a_damaged_snapshot_is_named_and_a_deleted_one_is_harvested_again(
     store.write_bytes(paths.snapshot_weights(teacher, 20), weights[:-1] + b"x")
     conductor = drive_here(tiny_plan(tmp_path, store), store)
     (failure,) = conductor.ledger.entries[student].attempts.failures
-    assert "is damaged" in failure.message
-    assert paths.snapshot_json(teacher, 20) in failure.message
-    store.delete(paths.snapshot_json(teacher, 20))
+    assert failure.cause is Cause.DAMAGED
+    assert f"{paths.snapshot_weights(teacher, 20)} is damaged" in failure.message
+    assert not store.exists(paths.snapshot_weights(teacher, 20))  # it was set aside
     drive_here(tiny_plan(tmp_path, store), store)
     assert digests(store, teacher) == before
     assert numbers(store, student) == numbers(reference, student)
