@@ -22,6 +22,7 @@ from orchestrator.clusterview import ClusterView, read_cluster
 from orchestrator.conductor import Conductor, Listener, TrialSettings
 from orchestrator.errors import MachineError, StoreError
 from orchestrator.following import ClusterLostError, Follower
+from orchestrator.interrupts import beginning, stopping
 from orchestrator.ledger import Entry, Ledger, State, Task
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
@@ -96,7 +97,11 @@ def drive(
     forget_others(store, driver)
     check_options(options)
     is_shared = options.ray_address is not None
-    with connect(options.ray_address, _local_slots(options)), _scratch(store) as (local, shared):
+    with (
+        beginning() as check_interrupted,
+        connect(options.ray_address, _local_slots(options)),
+        _scratch(store) as (local, shared),
+    ):
         survive_memory_monitor()
         view = ClusterView(partial(read_cluster, is_shared=is_shared))
         use_gpu, capacity = _capacity(view, options)
@@ -122,9 +127,10 @@ def drive(
         for listener in (progress, *listeners):
             listener.watch(conductor)
         follower = Follower(view, conductor, progress, store, use_gpu=use_gpu, is_shared=is_shared)
+        check_interrupted()
         with (
             progress,
-            _signals(conductor, progress) as interrupted,
+            stopping(conductor, progress) as interrupted,
             watching(store, driver, partial(_stop_asked, conductor, progress, interrupted)),
             repeating(conductor.look),
             view.watching(),
@@ -278,26 +284,3 @@ def _stop_asked(conductor: Conductor, progress: Progress, interrupted: list[int]
         progress.stopping = True
         progress.warned("asked to stop; running trials save a checkpoint")
         conductor.stop()
-
-
-@contextmanager
-def _signals(conductor: Conductor, progress: Progress) -> Iterator[list[int]]:
-    """First Ctrl-C or SIGTERM: running trials checkpoint and end. Second: stop now."""
-    received: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-        progress.stopping = True
-        progress.warned("stopping; running trials save a checkpoint (again to stop at once)")
-        conductor.stop()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    except KeyboardInterrupt:
-        pass
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

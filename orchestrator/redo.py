@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from orchestrator import paths
 from orchestrator.driver import Outcome
+from orchestrator.ledger import Entry
 from orchestrator.plan import Plan
+from orchestrator.retry import Cause
 from orchestrator.store import Store
 from orchestrator.units import Work
 
@@ -31,24 +33,34 @@ def drive_until_sound(
     say: Callable[[str], None],
 ) -> Outcome:
     """What became of the plan's units, over all rounds. again: the same plan, less what the store
-    holds by then. Units that failed are not tried again: they would fail alike."""
+    holds by then. What failed is not tried again: it would fail alike; a teacher that never
+    reached one accuracy is, if it has to give another one once more."""
     before = set(store.list(paths.damaged_dir()))
     outcome = drive(plan)
-    failed = list(outcome.failed)
+    failed = {entry.task.name: entry for entry in outcome.failed}
+    blocked = {entry.task.name: entry for entry in outcome.blocked}
     for _ in range(ROUNDS):
         if not outcome.redo or outcome.interrupted or outcome.stopped_early:
             break
         say(f"{len(outcome.redo)} units met files that were damaged or gone: planning again")
-        left = _without(again(), {entry.task.name for entry in failed})
+        left = _without(again(), {name for name, entry in failed.items() if _would_again(entry)})
         if not left.left:
             outcome = replace(outcome, redo=(), left=0, failed=())
             break
         outcome = drive(left)
-        failed += outcome.failed
+        failed |= {entry.task.name: entry for entry in outcome.failed}
+        driven = {unit.name for unit in left.left}
+        blocked = {name: entry for name, entry in blocked.items() if name not in driven}
+        blocked |= {entry.task.name: entry for entry in outcome.blocked}
     else:
         if outcome.redo:
             say(_hopeless(outcome, set(store.list(paths.damaged_dir())) - before))
-    return replace(outcome, failed=failed)
+    return replace(outcome, failed=list(failed.values()), blocked=list(blocked.values()))
+
+
+def _would_again(entry: Entry) -> bool:
+    failures = entry.attempts.failures
+    return not failures or failures[-1].cause is not Cause.UNREACHABLE
 
 
 def _without(plan: Plan, names: set[str]) -> Plan:
@@ -58,7 +70,7 @@ def _without(plan: Plan, names: set[str]) -> Plan:
 
 def _hopeless(outcome: Outcome, kept: set[str]) -> str:
     """kept: names of what was set aside, `<time>-<path>`."""
-    times = Counter(name.partition("-")[2].partition(".json.")[0] for name in kept)
+    times = Counter(name.partition("-")[2] for name in kept)
     files = [f"  {rel.replace('~', '/')}, {n} times" for rel, n in times.most_common(10) if n > 1]
     units = ", ".join(outcome.redo[:5]) + (" …" if len(outcome.redo) > 5 else "")
     head = f"gave up after {ROUNDS} rounds: damaged or gone again and again for {units}"

@@ -167,12 +167,13 @@ class Store:
         return kept
 
     def _free_name(self, rel: str) -> str:
-        """In `damaged/`: the time and the file's name; a number where that is taken."""
-        stem = f"{clock.now_utc():%Y%m%dT%H%M%SZ}-{rel.replace('/', '~')}"
-        kept, number = f"{paths.damaged_dir()}/{stem}", 1
+        """In `damaged/`: the time, a number where that is taken, and the file's name."""
+        time, number = f"{clock.now_utc():%Y%m%dT%H%M%SZ}", 1
+        name = rel.replace("/", "~")
+        kept = f"{paths.damaged_dir()}/{time}-{name}"
         while self.exists(kept):
             number += 1
-            kept = f"{paths.damaged_dir()}/{stem}.{number}"
+            kept = f"{paths.damaged_dir()}/{time}.{number}-{name}"
         return kept
 
     def delete_tree(self, rel: str) -> None:

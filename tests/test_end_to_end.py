@@ -240,7 +240,7 @@ def test_two_workers_and_a_dead_mlflow(store: Store, tmp_path: Path) -> None:
 
 
 def test_what_fails_blocks_only_its_own(reference: Reference, store: Store) -> None:
-    """A snapshot that was damaged (a bug, to the student that reads it), and an accuracy that no
+    """A damaged snapshot, which is harvested again in the same command, and an accuracy that no
     search reaches, beside runs that go through."""
     shutil.copytree(reference.store.root / "runs", store.root / "runs")
     teacher = next(name for name in store.list("runs") if name.startswith("teacher"))
@@ -255,26 +255,23 @@ def test_what_fails_blocks_only_its_own(reference: Reference, store: Store) -> N
     file = write(store.root.parent, text)
 
     first = targetsweep("run", file, "--store", store.root, status=1)
-    damaged = student(store, "B t20 none full seed0")
-    failure = store.read_json(paths.failure(damaged)) or {}
-    assert failure["cause"] == "error"
-    assert "is damaged" in failure["message"]
-    assert "Traceback" in failure["traceback"]
+    assert f"{paths.snapshot_weights(teacher, 20)} is damaged" in first.text
+    assert store.list(paths.damaged_dir())
+    assert store.read_bytes(paths.snapshot_weights(teacher, 20)) == weights
     assert "accuracy never reached: 99.5%" in first.text
-    assert facts(store, student(store, "B t40 none full seed0"))["status"] == "complete"
+    for label in ("B t20 none full seed0", "B t40 none full seed0"):
+        assert facts(store, student(store, label))["status"] == "complete"
+    failure = store.read_json(paths.failure(teacher)) or {}
+    assert failure["cause"] == "accuracy not reached"
     end = first.text[first.text.rindex("targetsweep: ") :]
-    assert "2 failed, 1 blocked" in end
-    assert paths.failure(damaged) in end
+    assert "1 failed, 1 blocked" in end
+    assert paths.failure(teacher) in end
     assert f"targetsweep run {file}" in end
 
-    store.write_bytes(paths.snapshot_weights(teacher, 20), weights)
     second = targetsweep("run", file, "--store", store.root, status=1)
-    assert second.trained == ["B t20 none full seed0 @1"]
-    assert not store.exists(paths.failure(damaged))
-    third = targetsweep("run", file, "--store", store.root, status=1)
-    assert third.trained == []
-    assert not third.started_ray
-    assert "searched in vain" in third.text
+    assert second.trained == []
+    assert not second.started_ray
+    assert "searched in vain" in second.text
 
 
 def test_interrupted_while_ray_starts(reference: Reference, store: Store) -> None:
