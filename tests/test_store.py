@@ -93,7 +93,8 @@ class TestEveryStore:
             kept.append(store.set_aside("runs/x/result.json", "its checksum does not fit"))
             assert not store.exists("runs/x/result.json")
         assert [store.read_bytes(rel) for rel in kept] == [b"one", b"two", b"three"]
-        assert all(re.search(r"^damaged/\d{8}T\d{6}Z(\.\d)?-runs~x~result\.json$", rel) for rel in kept)
+        name = r"damaged/\d{8}T\d{6}Z(\.\d)?-runs~x~result\.json"
+        assert all(re.fullmatch(name, rel) for rel in kept)
         assert len(store.list(paths.damaged_dir())) == 3
         store.set_aside("runs/x/result.json", "another process was faster")
         assert len(store.list(paths.damaged_dir())) == 3
