@@ -5,7 +5,7 @@ STORE  ?= store
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-gpu lint format bench schema ui clean
+.PHONY: setup demo test test-slow test-gpu lint format bench chaos schema ui clean
 
 setup: $(READY)
 
@@ -42,6 +42,13 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/plan_scale.py --json benchmarks/results/plan_scale.json
 	$(BIN)/python benchmarks/report_scale.py --json benchmarks/results/report_scale.json
+	$(BIN)/python benchmarks/schedule_sim.py --json benchmarks/results/schedule_sim.json
+	$(BIN)/python benchmarks/mixed_runs.py --json benchmarks/results/mixed_runs.json
+	$(BIN)/python benchmarks/long_sweep.py --json benchmarks/results/long_sweep.json
+
+# Faults at random moments, within a time box: 100 and more of them (docs/operations.md).
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --seed 0 --minutes 40 --json benchmarks/results/chaos.json
 
 schema: $(READY)
 	$(BIN)/targetsweep schema > sweeps/schema.json
