@@ -28,6 +28,15 @@ def commands() -> dict[str, list[str]]:
     }
 
 
+def all_commands() -> dict[str, list[str]]:
+    """Those of groups too, as `store check`."""
+    found = commands()
+    for name, group in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        for inner, command in getattr(group, "commands", {}).items():
+            found[f"{name} {inner}"] = [o for param in command.params for o in param.opts]
+    return found
+
+
 def test_the_readme_names_commands_that_exist() -> None:
     named = set(re.findall(r"^targetsweep ([a-z]+)", README, re.MULTILINE))
     assert named == set(commands()) - {"resume", "schema"}
@@ -65,5 +74,5 @@ def test_the_architecture_names_every_module_and_no_other() -> None:
         if not path.stem.startswith("_")
     }
     assert modules - named == set()
-    folders = {"trainers", "orchestrator", "dashboards", "sweeps", "run", "targets"}
+    folders = {"trainers", "orchestrator", "dashboards", "sweeps", "run", "submit", "targets"}
     assert named - modules - folders == set()
