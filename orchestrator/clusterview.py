@@ -170,6 +170,7 @@ def read_cluster(*, is_shared: bool) -> list[Node]:
     too."""
     from ray._private.state import state
 
+    remove_orphans()
     leaving = state.get_draining_nodes()
     free = state.available_resources_per_node()  # type: ignore[no-untyped-call]
     ours = _held_by_us() if is_shared else {}
@@ -203,17 +204,8 @@ def _node(
 def _held_by_us() -> dict[str, tuple[float, float]]:
     """(GPUs, CPUs) by node in placement groups of this driver: everything of ours is in one, also
     what Tune keeps warm between two trials."""
-    import ray
-    from ray._private.state import state
-    from ray.core.generated import gcs_pb2
-
-    job = ray.get_runtime_context().get_job_id()
     held: dict[str, tuple[float, float]] = {}
-    table: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]
-    for data in state._connect_and_get_accessor().get_placement_group_table():
-        group = table.FromString(data)
-        if group.creator_job_id.hex() != job or group.state == table.REMOVED:
-            continue
+    for group in _our_groups():
         for bundle in group.bundles:
             gpus, cpus = held.get(bundle.node_id.hex(), (0.0, 0.0))
             wanted = bundle.unit_resources
@@ -222,3 +214,32 @@ def _held_by_us() -> dict[str, tuple[float, float]]:
                 cpus + wanted.get("CPU", 0.0),
             )
     return held
+
+
+def _our_groups() -> Iterator[Any]:
+    import ray
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    job = ray.get_runtime_context().get_job_id()
+    table: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]
+    for data in state._connect_and_get_accessor().get_placement_group_table():
+        group = table.FromString(data)
+        if group.creator_job_id.hex() == job and group.state != table.REMOVED:
+            yield group
+
+
+_NO_ACTOR = b"\xff"
+
+
+def remove_orphans() -> None:
+    """Gives back the devices of distributed runs whose controller died with its node. Ray keeps an
+    actor's placement group until the whole job ends, and Train's own cleaner needs a dashboard
+    (Ray 2.60): without this, the half of it that lives would hold devices that nobody uses."""
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    for group in _our_groups():
+        # A group that the driver made for a trial has no actor, and counts as if that were dead.
+        if group.creator_actor_dead and group.creator_actor_id.strip(_NO_ACTOR):
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))

@@ -21,6 +21,9 @@ __all__ = ["ClusterLostError", "Follower"]
 _HEAD_S = 30.0
 """The cluster's head is given up after so much silence. It answers within milliseconds."""
 
+_COUNT_S = 5.0
+"""Between two counts of the runs that wait for a wider cluster."""
+
 
 class ClusterLostError(TargetsweepError):
     """The head of the cluster is gone, and with it all that ran there. The store is as it was."""
@@ -58,6 +61,7 @@ class Follower:
         self._picture = view.picture
         self._flags = _flagged(store)  # a killed driver may have left some
         self._told: set[tuple[Shape, float]] = set()
+        self._next_count = 0.0
         ledger = conductor.ledger
         self._widest = max((entry.shape.devices for entry in ledger.entries.values()), default=0.0)
 
@@ -73,10 +77,10 @@ class Follower:
         if (total, taken) != (capacity.total, capacity.taken):
             with self._conductor.lock:
                 capacity.total, capacity.taken = total, taken
-            self._tell_stuck()
         if picture is not before:
             self._tell_nodes(before, picture)
             self._flag_draining(picture)
+        self._tell_stuck()
 
     def end(self) -> None:
         """Nothing of this driver's is left where the store is."""
@@ -102,6 +106,9 @@ class Follower:
         capacity = ledger.capacity
         if self._widest <= capacity.total - capacity.taken:
             return
+        if (now := time.monotonic()) < self._next_count:
+            return  # it looks at every unit
+        self._next_count = now + _COUNT_S
         with self._conductor.lock:
             stuck = Counter(
                 entry.shape

@@ -70,7 +70,7 @@ def connect(address: str | None, slots: int) -> Iterator[None]:
         arguments |= {"num_cpus": slots, "include_dashboard": False}
     else:
         arguments |= {"runtime_env": {"env_vars": _for_trials(os.environ)}}
-    terminate = signal.getsignal(signal.SIGTERM)
+    terminate, hook = signal.getsignal(signal.SIGTERM), sys.excepthook
     try:
         if address is not None:
             _knock(address)
@@ -83,6 +83,7 @@ def connect(address: str | None, slots: int) -> Iterator[None]:
             f"no Ray cluster at {address or 'this machine'}: {problem}", _remedy(error)
         ) from error
     signal.signal(signal.SIGTERM, terminate)  # Ray's own ends the process without a word
+    sys.excepthook = hook  # Ray's own tells the head first, and waits for ever when that is gone
     try:
         yield
     finally:

@@ -54,6 +54,8 @@ def connect(uri: str) -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It prints the whole traceback of what `explained` says in a sentence.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     if uri.startswith(_SQLITE):
         _create_database(Path(uri.removeprefix(_SQLITE)))
     return MlflowClient(tracking_uri=uri)

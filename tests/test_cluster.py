@@ -19,7 +19,7 @@ from tests.commands import check_tracking, running, tables, targetsweep
 from tests.driving import digits_store, facts
 from tests.sweep_files import write
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 MIXED = """\
 name: mixed

@@ -11,7 +11,7 @@ import pytest
 
 from tests.clusters import Cluster, cluster
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 _ASK = """
 import json, os, ray

@@ -17,7 +17,7 @@ from tests.commands import PROGRAM, tables, targetsweep
 from tests.driving import TINY, digits_store
 from tests.sweep_files import write
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SWEEP = (
     TINY

@@ -127,6 +127,10 @@ class Harness:
             played.error = f"{error} (limit {act.limit_s:g} s)"
         except Exception:
             played.error = traceback.format_exc()
+        except KeyboardInterrupt:
+            scene.leave_nobody(0.0)
+            played.skipped = "interrupted"
+            raise
         finally:
             left = scene.leave_nobody(20.0 if not played.error else 0.0)
             played.verdict.left_behind += [f"process: {name}" for name in left]

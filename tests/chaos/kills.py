@@ -20,10 +20,10 @@ __all__ = ["drivers", "second_driver", "trials", "wide_drivers", "wide_trials", 
 def drivers(scene: Scene) -> Iterator[None]:
     """Wherever it is: while it plans, starts Ray, trains, writes the report."""
     moments: list[Callable[[Scene, Command], None]] = [
-        _early, _as_a_run_starts, _in_training, _after_a_run, _in_training, _at_the_report
+        _early, _as_a_run_starts, _in_training, _after_a_run, _in_training
     ]  # fmt: skip
     scene.random.shuffle(moments)
-    for moment in moments:
+    for moment in (*moments, _at_the_report):
         run = scene.run()
         with suppress(OutOfTime):  # the command came to its end before
             moment(scene, run)
@@ -54,7 +54,6 @@ def _after_a_run(scene: Scene, run: Command) -> None:
 
 def _at_the_report(scene: Scene, run: Command) -> None:
     run.until("### strategies")
-    scene.pause(0.5)
 
 
 def trials(scene: Scene) -> Iterator[None]:
@@ -84,7 +83,7 @@ def workers(scene: Scene) -> Iterator[None]:
         rank = scene.random.randrange(2)
         flight = scene.training(
             run,
-            scene.random.randint(1, 350),
+            scene.random.randint(1, 200),
             lambda one, rank=rank: _is_student(one) and one.rank == rank,  # type: ignore[misc]
         )
         if flight is None:
@@ -100,7 +99,7 @@ def wide_trials(scene: Scene) -> Iterator[None]:
     """The trial's own process, which looks after the workers of a distributed run."""
     run = scene.run()
     for _ in range(4):
-        flight = scene.training(run, scene.random.randint(1, 350), _is_student)
+        flight = scene.training(run, scene.random.randint(1, 200), _is_student)
         if flight is None:
             break
         for process in scene.processes("ImplicitFunc"):
@@ -124,7 +123,7 @@ def wide_drivers(scene: Scene) -> Iterator[None]:
     """While distributed runs train."""
     for _ in range(3):
         run = scene.run()
-        flight = scene.training(run, scene.random.randint(1, 350), _is_student)
+        flight = scene.training(run, scene.random.randint(1, 200), _is_student)
         if flight is None:
             break
         scene.inject(Kind.DRIVER, f"{flight.unit} at step {flight.last}")

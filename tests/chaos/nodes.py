@@ -41,7 +41,7 @@ def nodes(scene: Scene) -> Iterator[None]:
         _join(scene, made)
         run = scene.run()
         for _ in range(3):
-            flight = scene.training(run, scene.random.randint(1, 300), _is_student)
+            flight = scene.training(run, scene.random.randint(1, 200), _is_student)
             index = None if flight is None else _node_of(made, flight.pid)
             if flight is None or index is None:
                 break
@@ -61,7 +61,7 @@ def drained(scene: Scene) -> Iterator[None]:
         _join(scene, made)
         run = scene.run()
         for _ in range(3):
-            flight = scene.training(run, scene.random.randint(1, 300), _is_student)
+            flight = scene.training(run, scene.random.randint(1, 200), _is_student)
             index = None if flight is None else _node_of(made, flight.pid)
             if flight is None or index is None:
                 break
@@ -82,7 +82,7 @@ def heads(scene: Scene) -> Iterator[None]:
             made.add_node(cpus=2)
             _join(scene, made)
             run = scene.run()
-            flight = scene.training(run, scene.random.randint(1, 300), _is_student)
+            flight = scene.training(run, scene.random.randint(1, 200), _is_student)
             if flight is not None:
                 scene.inject(Kind.HEAD, f"{flight.unit} at step {flight.last}")
                 made.kill_head()

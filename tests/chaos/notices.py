@@ -20,7 +20,7 @@ def notices(scene: Scene) -> Iterator[None]:
 
 def wide_notices(scene: Scene) -> Iterator[None]:
     """While a distributed run trains."""
-    _terminate(scene, 2, 350)
+    _terminate(scene, 2, 200)
     yield
 
 

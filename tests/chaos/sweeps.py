@@ -61,7 +61,7 @@ WIDE = Sweep(
     f"""\
 name: wide
 title: Digits, two workers a run
-{_SET}{_TEACHER}  training: {{steps: 400, batch_size: 64, lr: 0.005}}
+{_SET}{_TEACHER}  training: {{steps: 240, batch_size: 64, lr: 0.005}}
   scaling: {{workers: 2, teacher_workers: 1}}
 grids:
   - axes: {{strategy: [A, B], teacher.accuracy: [20]}}
@@ -69,7 +69,7 @@ report:
   - table: strategies
     rows: [step]
     columns: [strategy]
-    steps: [100, 200, 400]
+    steps: [100, 200, 240]
 """,
     is_wide=True,
 )
