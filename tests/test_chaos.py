@@ -10,11 +10,18 @@ import pytest
 from tests.chaos.acts import ACTS, SHORT
 from tests.chaos.harness import Harness, complaints
 from tests.chaos.kinds import Kind
+from tests.chaos.sweeps import PAIR
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("act", SHORT, ids=[act.name for act in SHORT])
+ACTS_HERE = [
+    pytest.param(act, marks=[pytest.mark.slow] * (act.sweep is PAIR), id=act.name) for act in SHORT
+]
+"""Two workers take their time to start."""
+
+
+@pytest.mark.parametrize("act", ACTS_HERE)
 def test_nothing_is_lost_and_no_number_changes(act, tmp_path: Path) -> None:
     harness = Harness(tmp_path, seed=0)
     played = harness.play(act)
