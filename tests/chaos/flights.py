@@ -74,11 +74,15 @@ def charge(flown: list[Flight], faults: list[Fault]) -> list[str]:
 
 
 def _cause(faults: list[Fault], before: Flight, after: Flight) -> Fault | None:
-    """The latest fault before the run went on; first of all, damage to the run's own files."""
+    """The latest fault before the run went on; first of all, damage to the run's own files, then
+    what hit this very run: it may have ended long before the next fault came."""
     earlier = [one for one in faults if one.at_s <= after.first_s]
-    own = [
-        one for one in earlier
-        if one.kind in DAMAGE and after.unit in one.what and one.at_s >= before.last_s
-    ]  # fmt: skip
+    named = [one for one in earlier if after.unit in one.what]
+    own = [one for one in named if one.kind in DAMAGE and one.at_s >= before.last_s]
+    hit = [one for one in named if one.kind not in DAMAGE and before.first_s <= one.at_s]
     others = [one for one in earlier if one.kind not in DAMAGE]
-    return max(own or others, key=lambda one: one.at_s, default=None)
+    return min(hit, key=lambda one: one.at_s) if hit and not own else _latest(own or others)
+
+
+def _latest(faults: list[Fault]) -> Fault | None:
+    return max(faults, key=lambda one: one.at_s, default=None)
