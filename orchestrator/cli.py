@@ -14,13 +14,16 @@ from rich.console import Console
 from orchestrator.cli_cluster import add_cluster_commands
 from orchestrator.cli_options import (
     DEFAULT_STORE,
+    Concurrency,
     DataOption,
     Files,
+    GpusPerRun,
     Limits,
     Overrides,
     ScaleOption,
     StoreOption,
     TrackingUri,
+    WorkersPerRun,
     screen,
 )
 from orchestrator.cli_store import data_app, store_app
@@ -99,20 +102,9 @@ def run(
     limit: Limits = None,
     set_: Overrides = None,
     data: DataOption = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="one-worker runs at once; default: what fits")
-    ] = None,
-    workers_per_run: Annotated[
-        int | None, typer.Option(min=1, help="workers of every run; default: scaling.workers")
-    ] = None,
-    gpus_per_run: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01,
-            help="0.5: two runs share a GPU; 4: four workers a run; "
-            "default: scaling.gpus_per_worker",
-        ),
-    ] = None,
+    concurrency: Concurrency = None,
+    workers_per_run: WorkersPerRun = None,
+    gpus_per_run: GpusPerRun = None,
     ray_address: Annotated[
         str | None,
         typer.Option(envvar="RAY_ADDRESS", help="auto or host:port of a cluster; default: here"),

@@ -1,4 +1,4 @@
-"""The options that several commands share, and what they all print to."""
+"""The options that several commands share or that need words, and what they all print to."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from rich.console import Console
 
 __all__ = [
     "DEFAULT_STORE",
+    "Concurrency",
     "DataOption",
     "Files",
+    "GpusPerRun",
     "Limits",
     "Overrides",
     "ScaleOption",
     "StoreOption",
     "TrackingUri",
+    "WorkersPerRun",
     "screen",
 ]
 
@@ -44,6 +47,20 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(
         "--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow; default: the store's own"
+    ),
+]
+
+Concurrency = Annotated[
+    int | None, typer.Option(min=1, help="one-worker runs at once; default: what fits")
+]
+WorkersPerRun = Annotated[
+    int | None, typer.Option(min=1, help="workers of every run; default: scaling.workers")
+]
+GpusPerRun = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        help="0.5: two runs share a GPU; 4: four workers a run; default: scaling.gpus_per_worker",
     ),
 ]
 
