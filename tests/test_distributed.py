@@ -23,6 +23,7 @@ from training_helpers import (
     batches,
     final_state,
     image_data,
+    leave_group,
     losses,
     mapping,
     only,
@@ -208,7 +209,7 @@ def work(rank, folder):
     assert world == World(rank, SIZE)
     found = {job.__name__: job(world, folder) for job in JOBS}
     (folder / f"rank-{rank}.pickle").write_bytes(pickle.dumps(found))
-    dist.destroy_process_group()
+    leave_group()
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from tests.driving import (
     numbers,
     tiny_plan,
 )
+from tests.training_helpers import leave_group
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -48,7 +49,7 @@ def work(rank: int, folder: Path, root: Path, name: str, attempt: str) -> None:
     )  # fmt: skip
     reports = list(execute(Store(root), name, RUNTIME, None, attempt))
     (folder / f"{name}-{rank}.pickle").write_bytes(pickle.dumps(reports))
-    dist.destroy_process_group()
+    leave_group()
 
 
 def reports_of(folder: Path, root: Path, config: dict[str, Any]) -> list[list[dict[str, Any]]]:
