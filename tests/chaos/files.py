@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from tests.chaos.command import Command
+from tests.chaos.command import Command, OutOfTime
 from tests.chaos.kinds import Kind
 from tests.chaos.scene import Scene
 
@@ -46,8 +47,11 @@ def damaged_meanwhile(scene: Scene) -> Iterator[None]:
 
 
 def _until_there(scene: Scene, run: Command, kind: Kind) -> None:
-    while run.is_running and not list(_candidates(scene, kind)):
-        run.until("done at step")
+    scene.note_finished()
+    with suppress(OutOfTime):
+        while run.is_running and not list(_candidates(scene, kind)):
+            run.until("done at step")
+            scene.note_finished()
 
 
 def _is_student(name: str) -> bool:
