@@ -52,7 +52,7 @@ def blocks() -> list[Block]:
 def test_every_block_says_how_it_is_known_to_work() -> None:
     assert any(not block.note for block in blocks())
     for block in blocks():
-        if file := re.fullmatch(r"tested by (tests/\w+\.py)", block.note):
+        if file := re.fullmatch(r"tested by (tests/[\w/]+\.py)", block.note):
             assert (ROOT / file[1]).exists(), block.note
         else:
             assert not block.note or block.note.startswith("not run here: "), block.note
