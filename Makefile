@@ -48,7 +48,7 @@ bench: $(READY)
 
 # Faults at random moments, within a time box: 100 and more of them (docs/operations.md).
 chaos: $(READY)
-	$(BIN)/python -m tests.chaos --seed 0 --minutes 40 --json benchmarks/results/chaos.json
+	$(BIN)/python -m tests.chaos --seed 0 --minutes 60 --json benchmarks/results/chaos.json
 
 schema: $(READY)
 	$(BIN)/targetsweep schema > sweeps/schema.json
