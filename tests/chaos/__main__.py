@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --seed 0 --minutes 40 --json FILE [--only NAME …]`."""
+"""`python -m tests.chaos --seed 0 --minutes 60 --json FILE [--only NAME …]`."""
 
 from __future__ import annotations
 
