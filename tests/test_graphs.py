@@ -6,6 +6,8 @@ needed after it. Both are watched below, operation by operation. What only CUDA 
 test_gpu_graphs.py.
 """
 
+import gc
+import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -14,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from training_helpers import (
+    CPU,
     RUNTIME,
     assert_equal_states,
     image_data,
@@ -23,7 +26,7 @@ from training_helpers import (
 )
 
 from trainers.distributed import World
-from trainers.graphs import Replayed
+from trainers.graphs import Replayed, may_be_captured
 from trainers.probe import build_probe_engine
 from trainers.spec import AUGMENTATIONS, Augmentation, ProbeSpec, StudentRef
 from trainers.student import build_engine
@@ -99,8 +102,18 @@ def _poison(value):
     flat.fill_(255)  # NaN as a float, −1 as an integer
 
 
+class Called:
+    """A stand-in for `CudaCapture` whose graphs call what they captured."""
+
+    def warm_up(self, function):
+        function()
+
+    def capture(self, function):
+        return Graph(function)
+
+
 class Capture:
-    """A stand-in for `CudaCapture`."""
+    """The same, which looks at the engine that it captures."""
 
     def __init__(self, engine):
         self._engine = engine
@@ -234,5 +247,36 @@ def test_a_capture_that_fails_says_how_to_do_without():
     assert len(calls) == 3
 
 
-def test_no_graph_on_a_cpu():
-    assert build_engine(student_spec("A"), DATA, RUNTIME, World())._replayed is None
+def test_steps_of_one_worker_on_a_gpu_are_captured_unless_told_otherwise(monkeypatch):
+    def engine(**changes):
+        return build_engine(student_spec("A"), DATA, replace(RUNTIME, **changes), World())
+
+    assert engine()._replayed is None  # on a CPU
+    monkeypatch.setattr("trainers.engine.may_be_captured", lambda *where, **how: True)
+    monkeypatch.setattr("trainers.engine.CudaCapture", lambda device: None)
+    assert engine(cuda_graphs=False)._replayed is None
+    assert engine()._replayed is not None
+
+
+def test_what_may_be_captured():
+    cuda, alone = torch.device("cuda"), World()
+    assert may_be_captured(cuda, alone, stochastic=False)
+    assert not may_be_captured(CPU, alone, stochastic=False)
+    assert not may_be_captured(cuda, World(0, 2), stochastic=False)
+    assert not may_be_captured(cuda, alone, stochastic=True)
+
+
+def test_an_engine_holds_itself_nowhere(tmp_path):
+    """Else its memory on the device would stay until Python looks for cycles."""
+    engine = engine_of("A", AUGMENTED["mixup"], tmp_path)
+    engine._replayed = Replayed(Called())
+    for _ in range(5):
+        engine.update()
+    engine.close()
+    gone = weakref.ref(engine), weakref.ref(engine.batches), weakref.ref(engine.model)
+    gc.disable()
+    try:
+        del engine
+        assert [reference() for reference in gone] == [None, None, None]
+    finally:
+        gc.enable()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from trainers.batches import Batch, BatchSource
 from trainers.compiled import compiled
 from trainers.distributed import World, convert_batch_norm, data_parallel
-from trainers.graphs import CudaCapture, Replayed
+from trainers.graphs import CudaCapture, Replayed, may_be_captured
 from trainers.rng import Role, stream_seed
 from trainers.spec import AdamW, Runtime
 from trainers.tally import WINDOW, Sums, Tally
@@ -85,7 +85,7 @@ class Engine:
         self._now = torch.zeros(1, dtype=torch.int64, device=self.device)
         """The step, where the device reads it."""
         self._replayed: Replayed | None = None
-        if runtime.cuda_graphs and self._may_be_captured():
+        if runtime.cuda_graphs and may_be_captured(self.device, world, stochastic=self._stochastic):
             self._replayed = Replayed(CudaCapture(self.device))
         self._clock = time.perf_counter()
         self._clock_images = 0
@@ -131,10 +131,6 @@ class Engine:
         finally:
             for group in self._optimizer.param_groups:
                 group["capturable"] = False
-
-    def _may_be_captured(self) -> bool:
-        """Collectives of several workers are launched by the host, and dropout is seeded by it."""
-        return self.device.type == "cuda" and self.world.size == 1 and not self._stochastic
 
     def _seed_dropout(self) -> None:
         """Dropout draws from torch's global generator: a fresh seed a step keeps resumed runs

@@ -25,13 +25,21 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["Capture", "CudaCapture", "Graph", "Replayed"]
+from trainers.distributed import World
+
+__all__ = ["Capture", "CudaCapture", "Graph", "Replayed", "may_be_captured"]
 
 _WARM_UP_STEPS = 3
 """Runs before the capture. cuDNN and torch.compile settle in the first, cuBLAS and the optimiser's
 state in the second at the latest."""
 
 Step = Callable[[], None]
+
+
+def may_be_captured(device: torch.device, world: World, *, stochastic: bool) -> bool:
+    """Whether a step is a function of device state alone. Not where several workers talk to each
+    other, nor where a model draws: each step's dropout is seeded by the host."""
+    return device.type == "cuda" and world.size == 1 and not stochastic
 
 
 class Graph(Protocol):
