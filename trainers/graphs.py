@@ -67,7 +67,7 @@ class CudaCapture:
     def warm_up(self, function: Step) -> None:
         """Runs it on the stream of the capture, between what this thread asked for before and
         after."""
-        current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             function()
