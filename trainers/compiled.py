@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -34,5 +34,4 @@ def compiled(function: F, *, wanted: bool) -> F:
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, _VARIANTS)
-    made: F = torch.compile(function, dynamic=False)
-    return made
+    return cast(F, torch.compile(function, dynamic=False))
