@@ -113,6 +113,9 @@ def run(
         int | None, typer.Option(min=1, help="CPU threads of a run; default 1, reproducible")
     ] = None,
     compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the models")] = False,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs/--no-cuda-graphs", help="replay captured steps on GPUs")
+    ] = True,
     checkpoint_every: Annotated[
         float, typer.Option(min=0.0, help="seconds between checkpoints")
     ] = 60.0,
@@ -141,6 +144,7 @@ def run(
         ray_address=ray_address,
         threads=threads,
         compile=compile_,
+        cuda_graphs=cuda_graphs,
         checkpoint_every_s=checkpoint_every,
         hang_after_s=hang_after,
         metrics_port=metrics_port,

@@ -60,6 +60,7 @@ class DriveOptions:
     ray_address: str | None = None
     threads: int | None = None
     compile: bool = False
+    cuda_graphs: bool = True
     checkpoint_every_s: float = 60.0
     hang_after_s: float = 900.0
     metrics_port: int | None = None
@@ -179,6 +180,7 @@ def _settings(
         device="cuda" if use_gpu else "cpu",
         threads=options.threads,
         compile=options.compile,
+        cuda_graphs=options.cuda_graphs,
         checkpoint_every_s=options.checkpoint_every_s,
     )
     return TrialSettings(

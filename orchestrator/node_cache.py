@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from orchestrator.store_local import replace_file
+from trainers.cache import cache_folder
 
 __all__ = ["NodeCache"]
 
@@ -36,7 +36,7 @@ class NodeCache:
     """uri: the store's; another store's copies lie in another folder."""
 
     def __init__(self, uri: str) -> None:
-        self._root = _root() / hashlib.sha256(uri.encode()).hexdigest()[:16]
+        self._root = cache_folder() / hashlib.sha256(uri.encode()).hexdigest()[:16]
 
     def path(self, rel: str) -> Path:
         return self._root / rel
@@ -74,11 +74,6 @@ class NodeCache:
             if not path.name.startswith(".") and name not in names:
                 _beside(path, _NOTE).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
-
-
-def _root() -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "targetsweep"
-    return Path(os.environ.get("TARGETSWEEP_CACHE") or default).expanduser()
 
 
 def _beside(target: Path, suffix: str) -> Path:

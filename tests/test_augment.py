@@ -8,7 +8,7 @@ import torchvision.transforms.functional as tvf
 from torchvision.transforms import v2
 
 from trainers import augment as aug
-from trainers.augment import Augmenter, AugmentParameters, draw
+from trainers.augment import BLOCK_STEPS, Augmenter, AugmentParameters, draw
 from trainers.spec import AUGMENTATIONS, Augmentation
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -129,7 +129,7 @@ def test_flip_without_crop(images):
 def test_no_augmentation_is_exactly_normalise(images):
     plain = aug.normalise(images, MEAN, STD)
     assert torch.equal(aug.augment(images, AugmentParameters(), MEAN, STD), plain)
-    batch = augmenter(AUGMENTATIONS["none"]).batch(images, torch.arange(24), 0)
+    batch = batch_of(augmenter(AUGMENTATIONS["none"]), images, torch.arange(24), 0)
     assert torch.equal(batch.views_NCHW, plain)
     assert batch.lam_N is None
     assert batch.partner_N is None
@@ -169,7 +169,7 @@ def test_mix_targets():
     assert mixed.tolist() == [[1, 0, 0], [0.75, 0.25, 0], [0, 1, 0]]
 
 
-def augmenter(augmentation, batch_size=24, seed=0):
+def augmenter(augmentation, batch_size=24, seed=0, **options):
     return Augmenter(
         augmentation,
         role="student",
@@ -178,6 +178,16 @@ def augmenter(augmentation, batch_size=24, seed=0):
         image_size=32,
         mean=MEAN,
         std=STD,
+        **options,
+    )
+
+
+def batch_of(made, images, indices, step, rows=None):
+    """The rows of a step's batch. images: the whole data set. indices: the samples of the batch."""
+    block, step_in_block = divmod(step, BLOCK_STEPS)
+    drawn = made.draw(block).at(step_in_block, slice(None))
+    return made.batch(
+        lambda positions: images[indices[positions]], drawn, rows or slice(0, made.batch_size)
     )
 
 
@@ -185,10 +195,10 @@ def augmenter(augmentation, batch_size=24, seed=0):
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_see_what_a_single_process_sees(images, name, world_size):
     indices = torch.randperm(24, generator=torch.Generator().manual_seed(2))
-    whole = augmenter(ALL[name]).batch(images, indices, 70)
+    whole = batch_of(augmenter(ALL[name]), images, indices, 70)
     share = 24 // world_size
     parts = [
-        augmenter(ALL[name]).batch(images, indices, 70, slice(r * share, (r + 1) * share))
+        batch_of(augmenter(ALL[name]), images, indices, 70, slice(r * share, (r + 1) * share))
         for r in range(world_size)
     ]
     assert torch.equal(torch.cat([part.views_NCHW for part in parts]), whole.views_NCHW)
@@ -201,24 +211,22 @@ def test_ranks_see_what_a_single_process_sees(images, name, world_size):
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_a_mixed_batch_is_its_parts(images, name):
     indices = torch.arange(23, -1, -1)
-    batch = augmenter(ALL[name]).batch(images, indices, 3)
+    batch = batch_of(augmenter(ALL[name]), images, indices, 3)
     unmixed = dataclasses.replace(ALL[name], mixup_alpha=0.0, cutmix_alpha=0.0)
-    plain = augmenter(unmixed).batch(images, indices, 3).views_NCHW
+    plain = batch_of(augmenter(unmixed), images, indices, 3).views_NCHW
     p = parameters(ALL[name], step=3)
     expected = aug.mix_images(plain, plain[p.partner], p)
     assert torch.equal(batch.views_NCHW, expected)
 
 
-def test_steps_in_any_order_give_the_same_batch(images):
-    one = augmenter(AUGMENTATIONS["std"])
+def test_views_depend_on_step_and_seed(images):
     indices = torch.arange(24)
-    forwards = [one.batch(images, indices, step).views_NCHW for step in (0, 63, 64, 200)]
-    backwards = [one.batch(images, indices, step).views_NCHW for step in (200, 64, 63, 0)]
-    for first, second in zip(forwards, reversed(backwards), strict=True):
-        assert torch.equal(first, second)
-    assert not torch.equal(forwards[0], forwards[1])
-    other = augmenter(AUGMENTATIONS["std"], seed=1).batch(images, indices, 0)
-    assert not torch.equal(other.views_NCHW, forwards[0])
+    first, second, other = (
+        batch_of(augmenter(AUGMENTATIONS["std"], seed=seed), images, indices, step).views_NCHW
+        for seed, step in ((0, 0), (0, 63), (1, 0))
+    )
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
 
 
 def test_compiles(images):
@@ -233,24 +241,21 @@ def test_compiles(images):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", ALL)
 def test_device_agrees_and_is_never_waited_for(images, name):
-    on_gpu = Augmenter(
-        ALL[name],
-        role="student",
-        seed=0,
-        batch_size=24,
-        image_size=32,
-        mean=MEAN,
-        std=STD,
-        device="cuda",
-    )
-    data, indices = images.cuda(), torch.arange(24, device="cuda")
-    on_gpu.batch(data, indices, 0)  # sends the block
+    on_gpu, data = augmenter(ALL[name], device="cuda"), images.cuda()
+    indices = torch.arange(24, device="cuda")
+    drawn = {
+        key: value.cuda() for key, value in on_gpu.draw(0).at(1, slice(None)).present().items()
+    }
+
+    def images_of(positions):
+        return data[indices[positions]]
+
     torch.cuda.set_sync_debug_mode("error")
     try:
-        batch = on_gpu.batch(data, indices, 1)
-        half = on_gpu.batch(data, indices, 1, slice(12, 24))
+        batch = on_gpu.batch(images_of, AugmentParameters(**drawn), slice(0, 24))
+        half = on_gpu.batch(images_of, AugmentParameters(**drawn), slice(12, 24))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    expected = augmenter(ALL[name]).batch(images, torch.arange(24), 1)
+    expected = batch_of(augmenter(ALL[name]), images, torch.arange(24), 1)
     torch.testing.assert_close(batch.views_NCHW.cpu(), expected.views_NCHW, atol=5e-5, rtol=0)
     torch.testing.assert_close(half.views_NCHW, batch.views_NCHW[12:], atol=1e-5, rtol=0)

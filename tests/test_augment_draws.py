@@ -176,9 +176,13 @@ def test_golden_draw():
     assert p.lam.tolist() == pytest.approx([0.6338, 0.6699], abs=1e-4)
 
 
-def test_parameters_move_between_devices():
-    assert equal(drawn(FULL).to("cpu"), drawn(FULL))
-    assert tensors(AugmentParameters().to("cpu")) == {}
+def test_rows_of_a_step_are_rows_of_its_block():
+    step = drawn(FULL).at(5, slice(None))
+    assert equal(step.rows(slice(3, 9)), drawn(FULL).at(5, slice(3, 9)))
+    some = torch.tensor([7, 0, 7])
+    assert equal(step.rows(some), drawn(FULL).at(5, some))
+    assert equal(AugmentParameters(**step.present()), step)
+    assert AugmentParameters().rows(slice(3)).present() == {}
 
 
 # -- crops of pictures of any size -----------------------------------------------------------------

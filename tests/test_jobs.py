@@ -75,6 +75,7 @@ def test_a_job_is_run_on_the_cluster(file: Path, store: Store, server: FakeJobSe
     done = submit(
         file, "--store", store.root, "--ray-address", server.address,
         "--limit", "strategy=A", "--limit", "seed=0", "--checkpoint-every", 5, "--compile",
+        "--no-cuda-graphs",
     )  # fmt: skip
     assert done.exit_code == 0, done.exception
     job, asked = server.job, given_to_run(server.job)
@@ -82,6 +83,7 @@ def test_a_job_is_run_on_the_cluster(file: Path, store: Store, server: FakeJobSe
     assert asked["store"] == str(store.root)
     assert asked["limit"] == ["strategy=A", "seed=0"]
     assert (asked["checkpoint_every"], asked["compile_"]) == (5.0, True)
+    assert asked["cuda_graphs"] is False
     (shipped,) = asked["files"]
     assert (job.folder / shipped).read_text() == file.read_text()
     assert [p.name for p in job.folder.rglob("*") if p.is_file()] == [file.name]

@@ -58,12 +58,17 @@ class AugmentParameters:
         """The parameters of some rows of one step of a block: (N,)."""
         return self._map(lambda tensor: tensor[step_in_block][rows])
 
-    def to(self, device: torch.device | str) -> AugmentParameters:
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+    def rows(self, rows: slice | torch.Tensor) -> AugmentParameters:
+        """The parameters of some rows of a step's, (B,): (N,)."""
+        return self._map(lambda tensor: tensor[rows])
+
+    def present(self) -> dict[str, torch.Tensor]:
+        """What is not None, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> AugmentParameters:
-        present = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: function(v) for k, v in present.items() if v is not None})
+        return replace(self, **{k: function(v) for k, v in self.present().items()})
 
 
 def draw(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,38 @@ import torch
 from torch import Tensor
 
 from trainers import rng
-from trainers.augment import Augmenter, mix_targets
+from trainers.augment import BLOCK_STEPS, Augmenter, AugmentParameters, mix_targets
+from trainers.blocks import Blocks, Fields
 from trainers.data import EncodedImages, ImageData, SampleOrder
 from trainers.data.pool import default_threads
 from trainers.distributed import World
-from trainers.pixels import Crops, DecodedPixels, EncodedPixels
+from trainers.pixels import Crops, DecodedPixels, EncodedPixels, Needed
 from trainers.spec import Augmentation
 
 __all__ = ["Batch", "BatchSource"]
+
+_SAMPLES = "samples"
+
+
+def _draw(
+    order: SampleOrder, samples_K: npt.NDArray[np.int64], augmenter: Augmenter, block: int
+) -> Fields:
+    """The samples of a block's global batches, (S, B), and how each is augmented. samples: indices
+    in the full training set, which the order counts through."""
+    positions = order.batches(block * BLOCK_STEPS, BLOCK_STEPS)
+    return {
+        _SAMPLES: torch.from_numpy(samples_K[positions]),
+        **augmenter.draw(block).present(),
+    }
+
+
+def _needed(blocks: Blocks, rows: slice, step: int) -> Needed:
+    """What the worker of these rows looks at: them and what they are mixed with."""
+    drawn = blocks.drawn(step)
+    own = np.arange(rows.start, rows.stop)
+    partners = drawn.get("partner")
+    positions = own if partners is None else np.union1d(own, partners[rows].numpy())
+    return Needed(positions, drawn[_SAMPLES].numpy()[positions])
 
 
 @dataclass(frozen=True)
@@ -43,7 +68,12 @@ class Batch:
 class BatchSource:
     """Batches as a function of the step, over the samples (indices in the full training set) of a
     run. Decoded images lie on the device as uint8: CIFAR takes 150 MB, once per process. Encoded
-    ones are decoded ahead by `decode_threads` (None: the cores there are), and cropped by it."""
+    ones are decoded ahead by `decode_threads` (None: the cores there are), and cropped by it.
+
+    A step has two halves: `stage` is the host's, which puts what was drawn and decoded into the
+    device's buffers; `staged` is the device's, which depends on nothing but these buffers and the
+    step that a tensor there tells. compile: the augmentation.
+    """
 
     def __init__(
         self,
@@ -57,11 +87,11 @@ class BatchSource:
         world: World,
         device: torch.device,
         decode_threads: int | None = None,
+        compile: bool = False,
     ) -> None:
         self.batch_size = batch_size
         self._rows = world.rows(batch_size)
         self._device = device
-        order = SampleOrder(len(samples), batch_size, role, seed)
         is_encoded = isinstance(data.train_images, EncodedImages)
         self._augmenter = Augmenter(
             # Who decodes crops; what is left of the augmentation draws the same without.
@@ -73,32 +103,47 @@ class BatchSource:
             mean=data.info.mean,
             std=data.info.std,
             device=device,
+            compile=compile,
         )
+        order = SampleOrder(len(samples), batch_size, role, seed)
+        self._blocks = Blocks(partial(_draw, order, samples.numpy(), self._augmenter), device)
         self._pixels: DecodedPixels | EncodedPixels
         if isinstance(data.train_images, EncodedImages):
             crops = Crops(augmentation, role=role, seed=seed, batch_size=batch_size)
             self._pixels = EncodedPixels(
-                data.train_images, data.info.image_size, samples, order, crops, device=device,
-                needed=self._needed, threads=decode_threads or default_threads(world.size),
+                data.train_images, data.info.image_size, crops,
+                partial(_needed, self._blocks, self._rows), rows=self._rows,
+                batch_size=batch_size, device=device,
+                threads=decode_threads or default_threads(world.size),
             )  # fmt: skip
         else:
-            self._pixels = DecodedPixels(data.train_images.to(device), samples.to(device), order)
+            self._pixels = DecodedPixels(data.train_images.to(device))
 
-    def _needed(self, step: int) -> npt.NDArray[np.int64]:
-        """Sorted positions in the global batch whose images this worker looks at: its rows and
-        what they are mixed with."""
-        own = np.arange(self._rows.start, self._rows.stop)
-        partners = self._augmenter.partners(step, self._rows)
-        return own if partners is None else np.union1d(own, partners.numpy())
+    def stage(self, step: int) -> None:
+        """Makes `staged` ready for a step. Waits for nothing but decoding; raises DataError for a
+        damaged picture."""
+        self._blocks.stage(step)
+        self._pixels.stage(step)
 
-    def batch(self, step: int) -> Batch:
-        """This worker's rows of the batch that takes the weights from `step` to `step + 1`."""
-        samples_B, images_of = self._pixels.step(step)
-        made = self._augmenter.batch_of(images_of, step, self._rows)
+    def staged(self, step: Tensor) -> Batch:
+        """This worker's rows of the batch that takes the weights from `step` to `step + 1`. step:
+        int64 (1,), on the device, the one that was staged."""
+        drawn = self._blocks.row(step)
+        samples_B = drawn.pop(_SAMPLES)
+        made = self._augmenter.batch(
+            self._pixels.images_of(samples_B), AugmentParameters(**drawn), self._rows
+        )
         views = made.views_NCHW.contiguous(memory_format=torch.channels_last)
         partners = None if made.partner_N is None else samples_B[made.partner_N]
         return Batch(views, samples_B[self._rows], partners, made.lam_N)
 
+    def batch(self, step: int) -> Batch:
+        """`staged` of any step."""
+        self.stage(step)
+        return self.staged(torch.tensor([step], device=self._device))
+
     def close(self) -> None:
-        """Ends the decoding threads, if there are any; they start again with the next batch."""
+        """Ends the threads that draw and decode, if there are any; they start again with the next
+        batch."""
+        self._blocks.close()
         self._pixels.close()

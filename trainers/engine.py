@@ -7,42 +7,41 @@ reporting. The engine never evaluates, stores or stops; `student` and `teacher` 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainers.batches import Batch, BatchSource
+from trainers.compiled import compiled
 from trainers.distributed import World, convert_batch_norm, data_parallel
-from trainers.errors import NonFiniteLossError
+from trainers.graphs import CudaCapture, Replayed, may_be_captured
 from trainers.rng import Role, stream_seed
 from trainers.spec import AdamW, Runtime
+from trainers.tally import WINDOW, Sums, Tally
 
-__all__ = ["Engine", "Objective", "Sums", "configure"]
+__all__ = ["WINDOW", "Engine", "Objective", "Sums", "configure"]
 
-Sums = dict[str, Tensor]
 Objective = Callable[[nn.Module, Batch], tuple[Tensor, Sums]]
 """(model, batch) to the loss to minimise and, by name, the batch's *means* of what to report."""
-
-_NEVER = 2**62
-
-WINDOW = 100
-"""Steps after which the reported means start afresh. A function of the step alone, so that what is
-reported at a step does not depend on who else asked for an evaluation."""
 
 
 def configure(runtime: Runtime) -> None:
     """Process-wide switches that decide what arithmetic means.
 
     One thread on the CPU unless told otherwise: Ray changes the number, and the number changes the
-    order of sums. On GPUs fp32 is fp32: torch lets cuDNN round to TF32 unless told not to.
+    order of sums. On GPUs fp32 is fp32: torch lets cuDNN round to TF32 unless told not to. There
+    cuDNN times its kernels at the first batch of a shape and keeps the fastest: a second or so a
+    process, since the shapes of a run hardly differ.
     """
     if runtime.device == "cpu":
         torch.set_num_threads(runtime.threads or 1)
     else:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
 
 
 class Engine:
@@ -70,8 +69,8 @@ class Engine:
             model, global_batch=batches.batch_size, norm_batch=norm_batch, world=world
         )
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trained: Any = torch.compile(self.model) if runtime.compile else self.model
-        self._parallel = data_parallel(trained, world, self.device)
+        self.compiled_model = compiled(self.model, wanted=runtime.compile)
+        self._parallel = data_parallel(self.compiled_model, world, self.device)
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=optimizer.lr,
@@ -82,26 +81,56 @@ class Engine:
         )
         self._role, self._seed = role, seed
         self._stochastic = any(_draws(module) for module in model.modules())
-        self._sums: Sums = {}
-        self._count = 0
-        self._first_bad_step = torch.tensor(_NEVER, device=self.device)
+        self._tally = Tally(self.device, world)
+        self._now = torch.zeros(1, dtype=torch.int64, device=self.device)
+        """The step, where the device reads it."""
+        self._replayed: Replayed | None = None
+        if runtime.cuda_graphs and may_be_captured(self.device, world, stochastic=self._stochastic):
+            self._replayed = Replayed(CudaCapture(self.device))
         self._clock = time.perf_counter()
         self._clock_images = 0
         self.elapsed_s = 0.0
         self.model.train()
 
     def update(self) -> None:
-        """One step on the next global batch."""
+        """One step on the next global batch. On a GPU nothing here waits for the device."""
         if self._stochastic:
             self._seed_dropout()
-        batch = self.batches.batch(self.step)
-        loss, means = self.objective(self._parallel, batch)
+        self._now.fill_(self.step)
+        self.batches.stage(self.step)
+        self._tally.begin(self.step)
+        if self._replayed is None:
+            self._step()
+        else:
+            # Given anew each time: kept, the engine would hold itself, and its memory on the device
+            # until Python looks for cycles.
+            self._replayed(self._step, self._capturing)
+        self.step += 1
+        self._clock_images += self.batches.batch_size
+
+    def _step(self) -> None:
+        """What the device does in a step: a function of what lies on it, so that it may be captured
+        once and replayed (`graphs`). Nothing here may depend on a number that the host changes."""
+        batch = self.batches.staged(self._now)
         self._optimizer.zero_grad(set_to_none=True)
+        loss, means = self.objective(self._parallel, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
-        self.step += 1
-        self._add(loss.detach(), means)
-        self._clock_images += self.batches.batch_size
+        self._tally.add(self._now, loss.detach(), means)
+
+    @contextmanager
+    def _capturing(self) -> Iterator[None]:
+        """Gradients begin inside of the capture. The optimiser is told that it is captured, and
+        only then: it takes nothing else from that (its counts lie on the device anyway, being
+        fused), and a saved state must not tell another device to be capturable."""
+        self._optimizer.zero_grad(set_to_none=True)
+        for group in self._optimizer.param_groups:
+            group["capturable"] = True
+        try:
+            yield
+        finally:
+            for group in self._optimizer.param_groups:
+                group["capturable"] = False
 
     def _seed_dropout(self) -> None:
         """Dropout draws from torch's global generator: a fresh seed a step keeps resumed runs
@@ -109,42 +138,25 @@ class Engine:
         counter = self.step * self.world.size + self.world.rank
         torch.manual_seed(stream_seed(self._role, self._seed, "dropout", counter) % 2**63)
 
-    def _add(self, loss: Tensor, means: Sums) -> None:
-        """Adds to the running sums on the device; no synchronisation. The step of the first bad
-        loss is kept there too, so that the error can name it later."""
-        if self.step % WINDOW == 1:
-            self._sums, self._count = {}, 0
-        for name, mean in means.items():
-            value = mean.detach().double()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
-        bad = torch.where(torch.isfinite(loss), _NEVER, self.step)
-        self._first_bad_step = torch.minimum(self._first_bad_step, bad)
-
     def means(self) -> dict[str, float]:
         """Means over the workers and the steps since the last multiple of WINDOW. Raises as
         `check_finite` does."""
-        self.check_finite()
-        return {name: value / self._count for name, value in self._shared_sums().items()}
-
-    def _shared_sums(self) -> dict[str, float]:
-        """The running sums, as means over the workers. One device synchronisation."""
-        if not self._sums:
-            return {}
-        names = sorted(self._sums)
-        total = self.world.sum(torch.stack([self._sums[name] for name in names])) / self.world.size
-        return dict(zip(names, total.tolist(), strict=True))
+        return self._tally.means()
 
     def check_finite(self) -> None:
         """Raises NonFiniteLossError with the first step whose loss was not finite, on every worker.
         One device synchronisation; every worker must call it."""
-        bad = int(self.world.least(self._first_bad_step.clone()))
-        if bad < _NEVER:
-            raise NonFiniteLossError(bad)
+        self._tally.check_finite()
 
     def close(self) -> None:
-        """Ends what runs beside the steps: the threads that decode."""
+        """Ends what runs beside the steps, the threads that draw and decode, and gives back the
+        memory of a captured step."""
+        self._forget_graph()
         self.batches.close()
+
+    def _forget_graph(self) -> None:
+        if self._replayed is not None:
+            self._replayed.forget()
 
     def lap(self) -> float:
         """Global images per second since the last `lap` or `rest`; adds the time to elapsed_s."""
@@ -164,7 +176,7 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """A resumable copy on the CPU; every name that `load_state_dict` restores. Every worker
         must call it; all but rank 0, which write nothing, get an empty one."""
-        sums = self._shared_sums()
+        sums = self._tally.shared_sums()
         if self.world.rank > 0:
             return {}
         return {
@@ -172,21 +184,18 @@ class Engine:
             "model": _to_cpu(self.model.state_dict()),
             "optimizer": _to_cpu(self._optimizer.state_dict()),
             "sums": sums,
-            "count": self._count,
+            "count": self._tally.count,
             "elapsed_s": self.elapsed_s,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         # Resume order: 1. weights and buffers, 2. optimiser moments (which follow the weights'
         # device and layout), 3. running sums, 4. the step, which alone decides every later draw.
+        # Moments and sums lie elsewhere then, so a step that was captured before is of no use.
+        self._forget_graph()
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(_to_cpu(state["optimizer"]))  # it would keep the tensors
-        share = self.world.size if self.world.rank == 0 else 0  # the sums are added up again
-        self._sums = {
-            name: torch.tensor(value * share, dtype=torch.float64, device=self.device)
-            for name, value in state["sums"].items()
-        }
-        self._count = state["count"]
+        self._tally.restore(state["sums"], state["count"])
         self.elapsed_s = state["elapsed_s"]
         self.step = state["step"]
         self._clock = time.perf_counter()

@@ -64,7 +64,9 @@ class TestSet:
         self._mine = None if len(mine) == count else mine
         self._images = images
         self._labels = labels if self._mine is None else labels[mine.to(labels.device)]
-        self._mean, self._std = mean, std
+        # On the device once: sent batch by batch, each would be waited for.
+        self._mean_C = torch.tensor(mean, device=labels.device)
+        self._std_C = torch.tensor(std, device=labels.device)
         self._world = world
         self._precision = precision
 
@@ -82,7 +84,7 @@ class TestSet:
             PULSE.beat()
             rows = slice(first, first + EVALUATION_BATCH)
             images = self._images[rows if self._mine is None else self._mine[rows]]
-            views = normalise(images.to(self._labels.device), self._mean, self._std)
+            views = normalise(images.to(self._labels.device), self._mean_C, self._std_C)
             with autocast(views.device, self._precision):
                 logits = heads(model, views)
             right = torch.stack([(head.argmax(1) == self._labels[rows]).sum() for head in logits])

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from trainers import rng
 from trainers.augment_draws import BLOCK_STEPS, CropDraws, draw_crops
-from trainers.data import EncodedImages, SampleOrder
+from trainers.data import EncodedImages
 from trainers.data.pool import DecodePool, Decoding
 from trainers.data.source import Image
 from trainers.data.views import crop_view, plain_view
 from trainers.spec import Augmentation
 
-__all__ = ["Crops", "DecodedPixels", "EncodedPixels", "ImagesOf"]
+__all__ = ["Crops", "DecodedPixels", "EncodedPixels", "ImagesOf", "Needed"]
 
 _AHEAD = 3
 """Steps that are decoded while one is computed: 77 MB each for 512 views of 224 pixels."""
@@ -34,23 +34,21 @@ ImagesOf = Callable[[slice | Tensor], Tensor]
 
 
 class DecodedPixels:
-    """images: uint8 (S, 3, H, W), the full training set. samples: indices into it that the order
-    counts through, on the same device."""
+    """images: uint8 (S, 3, H, W), the full training set, on the device."""
 
-    def __init__(self, images: Tensor, samples: Tensor, order: SampleOrder) -> None:
+    def __init__(self, images: Tensor) -> None:
         self._images = images
-        self._samples = samples
-        self._order = order
 
-    def step(self, step: int) -> tuple[Tensor, ImagesOf]:
-        """The samples of a step's global batch, (B,), and their images."""
-        positions = torch.from_numpy(self._order.batch(step))
-        samples_B = self._samples[positions.to(self._samples.device, non_blocking=True)]
+    def stage(self, step: int) -> None:
+        """They are there."""
 
-        def images_of(positions: slice | Tensor) -> Tensor:
-            return self._images[samples_B[positions]]
+    def images_of(self, samples_B: Tensor) -> ImagesOf:
+        """The images of a step. samples: of its global batch, (B,), on the device."""
 
-        return samples_B, images_of
+        def look_up(positions: slice | Tensor) -> Tensor:
+            return self._images.index_select(0, samples_B[positions])
+
+        return look_up
 
     def close(self) -> None:
         pass
@@ -91,66 +89,84 @@ class Crops:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """A step that is being decoded. samples: (B,). needed: (N,) positions, sorted."""
+class Needed:
+    """What a worker looks at in a step. positions: (N,) in the global batch, sorted. samples: (N,)
+    indices in the full training set."""
 
-    samples_B: npt.NDArray[np.int64]
-    needed_N: npt.NDArray[np.int64]
+    positions_N: npt.NDArray[np.int64]
+    samples_N: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step that is being decoded."""
+
+    positions_N: npt.NDArray[np.int64]
     decoding: Decoding
 
 
 class EncodedPixels:
-    """Views of `size` pixels of encoded pictures, cropped (`Crops`) or plain. needed: the sorted
-    positions of a step that this worker looks at; nothing else is decoded."""
+    """Views of `size` pixels of encoded pictures, cropped (`Crops`) or plain. needed: what a worker
+    looks at in a step, at most its rows and as many partners; nothing else is decoded.
+
+    The views of the staged step lie in one buffer, which is as large as they may be.
+    """
 
     def __init__(
         self,
         images: EncodedImages,
         size: int,
-        samples: Tensor,
-        order: SampleOrder,
         crops: Crops,
+        needed: Callable[[int], Needed],
         *,
+        rows: slice,
+        batch_size: int,
         device: torch.device,
-        needed: Callable[[int], npt.NDArray[np.int64]],
         threads: int,
     ) -> None:
         self._images = images
         self._size = size
-        self._samples = samples.numpy()
-        self._order = order
         self._crops = crops
-        self._device = device
         self._needed = needed
+        self._device = device
         self._threads = threads
         self._pool: DecodePool | None = None
         self._begun: dict[int, _Step] = {}
+        most = min(batch_size, 2 * (rows.stop - rows.start))
+        self._views = torch.empty((most, 3, size, size), dtype=torch.uint8, device=device)
+        self._places_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
 
-    def step(self, step: int) -> tuple[Tensor, ImagesOf]:
-        """The samples of a step's global batch, (B,), and their views. Raises DataError for a
-        damaged picture."""
+    def stage(self, step: int) -> None:
+        """Sends the views of a step to their buffer, once they are decoded: its turn comes after
+        the steps that read it before. Raises DataError for a damaged picture."""
         for other in [other for other in self._begun if not step <= other < step + _AHEAD]:
             self._begun.pop(other).decoding.cancel()
         for following in range(step, step + _AHEAD):
             if following not in self._begun:
                 self._begun[following] = self._begin(following)
         taken = self._begun.pop(step)
-        views = taken.decoding.result().to(self._device, non_blocking=True)
-        place_B = np.zeros(len(taken.samples_B), dtype=np.int64)
-        place_B[taken.needed_N] = np.arange(len(taken.needed_N))
-        places = torch.from_numpy(place_B).to(self._device, non_blocking=True)
+        # From page-locked memory, which torch does not use again before a copy out of it is over.
+        views = taken.decoding.result()
+        self._views[: len(views)].copy_(views, non_blocking=True)
+        pinned = self._device.type == "cuda"
+        places_B = torch.zeros(len(self._places_B), dtype=torch.int64, pin_memory=pinned)
+        places_B.numpy()[taken.positions_N] = np.arange(len(taken.positions_N))
+        self._places_B.copy_(places_B, non_blocking=True)
 
-        def images_of(positions: slice | Tensor) -> Tensor:
-            return views[places[positions]]
+    def images_of(self, samples_B: Tensor) -> ImagesOf:
+        """The views of the staged step."""
 
-        return torch.from_numpy(taken.samples_B).to(self._device, non_blocking=True), images_of
+        def look_up(positions: slice | Tensor) -> Tensor:
+            return self._views.index_select(0, self._places_B[positions])
+
+        return look_up
 
     def _begin(self, step: int) -> _Step:
         if self._pool is None:
             self._pool = DecodePool(self._threads, pinned=self._device.type == "cuda")
-        samples_B, needed_N = self._samples[self._order.batch(step)], self._needed(step)
-        samples_N = samples_B[needed_N]
-        boxes = self._crops.boxes(step, needed_N, self._images.sizes[samples_N])
+        needed = self._needed(step)
+        samples_N = needed.samples_N
+        boxes = self._crops.boxes(step, needed.positions_N, self._images.sizes[samples_N])
         images, size = self._images, self._size
 
         def view(position: int) -> Image:
@@ -161,7 +177,7 @@ class EncodedPixels:
             top, left, height, width = boxes[position].tolist()
             return crop_view(encoded, where, (top, left, height, width), size)
 
-        return _Step(samples_B, needed_N, self._pool.decode(len(samples_N), size, view))
+        return _Step(needed.positions_N, self._pool.decode(len(samples_N), size, view))
 
     def close(self) -> None:
         """Ends the threads. The next step would start them again."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 
 import torch
+from torch import nn
 
-__all__ = ["autocast"]
+__all__ = ["autocast", "in_precision"]
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
@@ -14,3 +16,19 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def in_precision(model: nn.Module, precision: str) -> nn.Module:
+    """A model that is not trained, for forward passes under `autocast`, which computes with it what
+    it would with the one that is given.
+
+    bf16: a copy with the weights of convolutions and linear layers rounded once, as autocast rounds
+    them in every pass, where the weights of a teacher take longer than those of its picture.
+    """
+    if precision != "bf16":
+        return model
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if type(module) in (nn.Conv2d, nn.Linear):  # not their subclasses, which do more
+            module.to(torch.bfloat16)
+    return model

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.batches import Batch, BatchSource
+from trainers.compiled import compiled
 from trainers.control import StopFlag
 from trainers.data import ImageData, ipc_indices
 from trainers.distributed import World
@@ -89,9 +90,9 @@ def build_probe_engine(
     batches = BatchSource(
         data, samples, spec.augmentation, role="probe", seed=spec.seed,
         batch_size=spec.batch_size, world=world, device=device,
-        decode_threads=runtime.decode_threads,
+        decode_threads=runtime.decode_threads, compile=runtime.compile,
     )  # fmt: skip
-    features: Any = torch.compile(backbone) if runtime.compile else backbone
+    features = compiled(backbone, wanted=runtime.compile)
     objective = ProbeObjective(
         features, data.train_labels.to(device), data.info.num_classes, spec.precision
     )
@@ -99,7 +100,7 @@ def build_probe_engine(
         classifier, objective, batches, optimizer=spec.optimizer, role="probe", seed=spec.seed,
         norm_batch=None, runtime=runtime, world=world,
     )  # fmt: skip
-    return engine, backbone
+    return engine, features
 
 
 def _load_backbone(backbone: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -148,7 +149,7 @@ def _evaluation(engine: Engine, backbone: nn.Module, tests: TestSet, epoch_steps
     """A student's row; what belongs to g alone is not a number here."""
     means = engine.means()
     rate = engine.lap()
-    (right,) = tests.correct(engine.model, lambda model, views: [model(backbone(views))])
+    (right,) = tests.correct(engine.compiled_model, lambda model, views: [model(backbone(views))])
     engine.rest()
     return {
         "step": engine.step,

@@ -265,6 +265,8 @@ class Runtime:
     """Where and how a run executes; changes speed and the order of sums, never what is computed.
 
     threads: torch threads on the CPU; None sets one thread, which makes CPU runs bit-reproducible.
+    compile: whether models, augmentation and losses are compiled (`trainers.compiled`).
+    cuda_graphs: whether the step of a run on one GPU is captured and replayed (`trainers.graphs`).
     checkpoint_every_s: seconds between resumable checkpoints.
     decode_threads: threads that decode a run's pictures, where these stay encoded; None takes the
     cores of the process, shared among the workers of its node.
@@ -273,5 +275,6 @@ class Runtime:
     device: str = "cpu"
     threads: int | None = None
     compile: bool = False
+    cuda_graphs: bool = True
     checkpoint_every_s: float = 60.0
     decode_threads: int | None = None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.batches import Batch, BatchSource
+from trainers.compiled import compiled
 from trainers.control import Control, StopFlag
 from trainers.data import ImageData, ipc_indices
 from trainers.distributed import World
@@ -20,7 +21,7 @@ from trainers.evaluate import TestSet, evaluation_set, percent, student_heads
 from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Row, Weights
 from trainers.losses import classifier_loss, projection_loss, target_entropy
 from trainers.models import build_student
-from trainers.precision import autocast
+from trainers.precision import autocast, in_precision
 from trainers.schedule import evaluation_steps, steps_per_epoch
 from trainers.spec import Request, Runtime, StudentSpec
 from trainers.strategies import one_hot, shared_target, soft_target
@@ -34,6 +35,7 @@ class StudentObjective:
 
     teacher: strategy B's teacher, on the device, in evaluation mode. stored_SC: strategy C's soft
     targets by index in the full training set, on the device. labels_S: (S,) class indices.
+    compile: the losses.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class StudentObjective:
         *,
         teacher: nn.Module | None = None,
         stored_SC: Tensor | None = None,
+        compile: bool = False,
     ) -> None:
         self._spec = spec
         self._labels_S = labels_S
         self._num_classes = num_classes
         self._teacher = teacher
         self._stored_SC = stored_SC
+        self._losses = compiled(student_losses, wanted=compile)
 
     def one_hot_targets(self, batch: Batch) -> Tensor:
         """(N, C) rows of the samples' classes, mixed as the images are."""
@@ -75,18 +79,32 @@ class StudentObjective:
         targets_NC = self.targets(batch, one_hot_NC)
         with autocast(batch.views.device, self._spec.precision):
             projection_NC, classifier_NC = model(batch.views)
-        kl = projection_loss(
-            projection_NC, targets_NC, student_temperature=self._spec.student_temperature
-        )
-        ce = classifier_loss(classifier_NC, one_hot_NC)
-        agree = (projection_NC.detach().argmax(1) == targets_NC.argmax(1)).float().mean()
-        means = {
-            "train_kl": kl,
-            "train_ce": ce,
-            "target_entropy": target_entropy(targets_NC).mean(),
-            "teacher_agreement": agree,
-        }
-        return kl + self._spec.ce_weight * ce, means
+        return self._losses(
+            projection_NC, classifier_NC, targets_NC, one_hot_NC,
+            student_temperature=self._spec.student_temperature, ce_weight=self._spec.ce_weight,
+        )  # fmt: skip
+
+
+def student_losses(
+    projection_NC: Tensor,
+    classifier_NC: Tensor,
+    targets_NC: Tensor,
+    one_hot_NC: Tensor,
+    *,
+    student_temperature: float,
+    ce_weight: float,
+) -> tuple[Tensor, Sums]:
+    """L_B + ce_weight · L_H of the heads' logits, and the batch's means of what is reported."""
+    kl = projection_loss(projection_NC, targets_NC, student_temperature=student_temperature)
+    ce = classifier_loss(classifier_NC, one_hot_NC)
+    agree = (projection_NC.detach().argmax(1) == targets_NC.argmax(1)).float().mean()
+    means = {
+        "train_kl": kl,
+        "train_ce": ce,
+        "target_entropy": target_entropy(targets_NC).mean(),
+        "teacher_agreement": agree,
+    }
+    return kl + ce_weight * ce, means
 
 
 def build_engine(
@@ -114,16 +132,18 @@ def build_engine(
     batches = BatchSource(
         data, samples, spec.augmentation, role="student", seed=spec.seed,
         batch_size=spec.batch_size, world=world, device=device,
-        decode_threads=runtime.decode_threads,
+        decode_threads=runtime.decode_threads, compile=runtime.compile,
     )  # fmt: skip
     if teacher is not None:
         teacher = teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        teacher = compiled(in_precision(teacher, spec.precision), wanted=runtime.compile)
     stored = None
     if targets is not None:
         stored = targets.rows(torch.arange(len(data.train_labels))).to(device)
     objective = StudentObjective(
-        spec, data.train_labels.to(device), data.info.num_classes, teacher=teacher, stored_SC=stored
-    )
+        spec, data.train_labels.to(device), data.info.num_classes, teacher=teacher,
+        stored_SC=stored, compile=runtime.compile,
+    )  # fmt: skip
     model = build_student(
         spec.backbone, image_size=data.info.image_size, num_classes=data.info.num_classes,
         seed=spec.seed, joint=spec.loss == "joint",
@@ -212,7 +232,7 @@ def _weights_of(engine: Engine) -> Weights:
 def _evaluation(engine: Engine, tests: TestSet, epoch_steps: int) -> Row:
     means = engine.means()  # waits for the device, so the lap below times the steps themselves
     rate = engine.lap()
-    right_h, right_g = tests.correct(engine.model, student_heads)
+    right_h, right_g = tests.correct(engine.compiled_model, student_heads)
     engine.rest()
     return {
         "step": engine.step,

@@ -171,7 +171,7 @@ def build_engine(spec: TeacherSpec, data: ImageData, runtime: Runtime, world: Wo
     batches = BatchSource(
         data, torch.arange(len(data.train_labels)), spec.augmentation, role="teacher",
         seed=spec.seed, batch_size=spec.batch_size, world=world, device=device,
-        decode_threads=runtime.decode_threads,
+        decode_threads=runtime.decode_threads, compile=runtime.compile,
     )  # fmt: skip
     model = build_teacher(
         spec.backbone, image_size=data.info.image_size, num_classes=data.info.num_classes,
@@ -300,7 +300,7 @@ class _TeacherRun:
         engine = self._engine
         means = engine.means()  # waits for the device, so the lap below times the steps themselves
         rate = engine.lap()
-        accuracy = self._validator.validate(engine.model, self._harvester.missing)
+        accuracy = self._validator.validate(engine.compiled_model, self._harvester.missing)
         weights = _copy(engine.model.state_dict())
         if accuracy is None:
             # Screened away: the update's other end, should the next one have to be bisected, still

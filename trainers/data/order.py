@@ -36,6 +36,10 @@ class SampleOrder:
             start = step * self.batch_size
         return self._stream(start, start + self.batch_size)
 
+    def batches(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        """Positions of the batches of steps first..first + count - 1, (count, batch_size)."""
+        return np.stack([self.batch(step) for step in range(first, first + count)])
+
     def _stream(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Elements start..stop-1 of the endless stream of permutations."""
         first, last = start // self.num_samples, (stop - 1) // self.num_samples
