@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.teacher import MAX_HALVINGS, Harvester, in_window, interpolate, jumped_over
+from trainers.harvest import MAX_HALVINGS, Harvester, in_window, interpolate, jumped_over
 
 
 class Dial(nn.Module):

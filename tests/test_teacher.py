@@ -21,13 +21,11 @@ from trainers.checkpoint import dump_weights, parse_weights, weights_digest
 from trainers.errors import NonFiniteLossError
 from trainers.evaluate import TEACHER_COLUMNS
 from trainers.events import Checkpoint, Evaluation, Finished, Snapshot
+from trainers.harvest import MAX_HALVINGS
 from trainers.models import build_teacher
 from trainers.presets import STANDARD_PRESETS
 from trainers.spec import AUGMENTATIONS, AdamW, Backbone, Request, Runtime
-from trainers.teacher import (
-    MAX_HALVINGS,
-    train_teacher,
-)
+from trainers.teacher import train_teacher
 
 DATA = image_data(noise=30, num_test=400)
 BACKBONE = Backbone(name="resnet18", width=4)

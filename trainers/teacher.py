@@ -1,11 +1,5 @@
-"""A teacher run: cross-entropy on one-hot targets, saved whenever it reaches a preset accuracy.
-
-Harvest rule (SEMANTICS 1). A snapshot of preset p is the first validated state whose top-1 on the
-whole test set lies in [p − 1, p + 1] (paper, Appendix B: "the first time it reached the preset
-accuracy", error below 1%). Where the accuracy jumps over the whole window between two validations,
-the segment between their weights is bisected, θ_s + α(θ_t − θ_s) with its batch-norm buffers, at
-most `MAX_HALVINGS` times; if none lands inside, the search goes on.
-"""
+"""A teacher run: cross-entropy on one-hot targets, saved whenever it reaches a preset accuracy
+(`trainers.harvest`), which validations show (`trainers.validation`)."""
 
 from __future__ import annotations
 
@@ -23,8 +17,9 @@ from trainers.control import Control, StopFlag
 from trainers.data import ImageData
 from trainers.distributed import World
 from trainers.engine import Engine, Sums, configure
-from trainers.evaluate import TestSet, evaluation_set, percent, standard_error, teacher_heads
-from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Row, Snapshot
+from trainers.evaluate import TestSet, evaluation_set
+from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Row
+from trainers.harvest import Harvester, Weights
 from trainers.losses import classifier_loss
 from trainers.models import build_teacher
 from trainers.precision import autocast
@@ -33,121 +28,13 @@ from trainers.schedule import steps_per_epoch
 from trainers.spec import Request, Runtime, TeacherSpec
 from trainers.strategies import one_hot
 from trainers.student import checkpoint_of
+from trainers.validation import Validator
 
-__all__ = ["MAX_HALVINGS", "TOLERANCE", "Harvester", "in_window", "interpolate", "train_teacher"]
-
-TOLERANCE = 1.0
-MAX_HALVINGS = 8
-_EPSILON = 1e-9  # percentages are ratios of integers; this only absorbs their rounding
-
-Weights = dict[str, Tensor]
-
-
-def in_window(accuracy: float, preset: float) -> bool:
-    """Whether a top-1 percentage counts as having reached `preset`."""
-    return abs(accuracy - preset) <= TOLERANCE + _EPSILON
-
-
-def jumped_over(before: float, after: float, preset: float) -> bool:
-    """Whether the accuracy went past the whole window of `preset`, upwards or downwards."""
-    outside = not in_window(before, preset) and not in_window(after, preset)
-    return outside and (before - preset) * (after - preset) < 0
-
-
-def interpolate(before: Weights, after: Weights, alpha: float) -> Weights:
-    """θ_s + α(θ_t − θ_s) for every floating-point parameter and buffer; counters are θ_t's."""
-    return {
-        name: torch.lerp(before[name], value, alpha) if value.is_floating_point() else value
-        for name, value in after.items()
-    }
+__all__ = ["build_engine", "train_teacher"]
 
 
 def _copy(weights: Weights) -> Weights:
     return {name: value.detach().clone() for name, value in weights.items()}
-
-
-class Harvester:
-    """Looks for presets between two validated states. Knows nothing of training.
-
-    model: a model of the teacher's architecture to evaluate weights in. whole: the test set.
-    """
-
-    def __init__(self, model: nn.Module, whole: TestSet, presets: set[float]) -> None:
-        self.model = model
-        self._whole = whole
-        self.count = whole.count
-        self.missing = set(presets)
-
-    def accuracy(self, weights: Weights) -> float:
-        """Top-1 (percent) on the whole test set."""
-        self.model.load_state_dict(weights)
-        return percent(self._whole.correct(self.model, teacher_heads)[0], self._whole.count)
-
-    def find(
-        self, step: int, before: Weights, before_accuracy: float, after: Weights, accuracy: float
-    ) -> Iterator[Snapshot]:
-        """Snapshots of the presets that this update reached or jumped over, lowest first."""
-        for preset in sorted(self.missing):
-            found: tuple[float, float, Weights] | None = None
-            if in_window(accuracy, preset):
-                found = (1.0, accuracy, after)
-            elif jumped_over(before_accuracy, accuracy, preset):
-                found = self._bisect(preset, before, before_accuracy, after)
-            if found is not None:
-                self.missing.discard(preset)
-                alpha, reached, weights = found
-                yield Snapshot(
-                    preset=preset, step=step, accuracy=reached, alpha=alpha,
-                    weights={name: value.cpu().clone() for name, value in weights.items()},
-                )  # fmt: skip
-
-    def _bisect(
-        self, preset: float, before: Weights, before_accuracy: float, after: Weights
-    ) -> tuple[float, float, Weights] | None:
-        low, high = 0.0, 1.0
-        for _ in range(MAX_HALVINGS):
-            alpha = (low + high) / 2
-            weights = interpolate(before, after, alpha)
-            accuracy = self.accuracy(weights)
-            if in_window(accuracy, preset):
-                return alpha, accuracy, weights
-            same_side = (accuracy - preset) * (before_accuracy - preset) > 0
-            low, high = (alpha, high) if same_side else (low, alpha)
-        return None
-
-
-class Validator:
-    """Validates on the whole test set, or, with screening, on a fixed part of it first and on the
-    whole only near a missing preset (three standard errors) or past one."""
-
-    def __init__(self, whole: TestSet, part: TestSet | None) -> None:
-        self._whole = whole
-        self._part = part
-        self._last_rough: float | None = None
-
-    def start(self, model: nn.Module) -> None:
-        """Says what the first state to be validated is compared with."""
-        if self._part is not None:
-            self._last_rough = self._rough(self._part, model)
-
-    def validate(self, model: nn.Module, missing: set[float]) -> float | None:
-        """Top-1 (percent) on the whole set, or None when screening saw no preset near."""
-        if self._part is not None and not self._worth_confirming(model, missing):
-            return None
-        return percent(self._whole.correct(model, teacher_heads)[0], self._whole.count)
-
-    def _worth_confirming(self, model: nn.Module, missing: set[float]) -> bool:
-        assert self._part is not None
-        rough = self._rough(self._part, model)
-        last, self._last_rough = self._last_rough, rough
-        margin = TOLERANCE + 3 * standard_error(rough, self._part.count)
-        return any(
-            abs(rough - preset) <= margin or (last is not None and jumped_over(last, rough, preset))
-            for preset in missing
-        )
-
-    def _rough(self, part: TestSet, model: nn.Module) -> float:
-        return percent(part.correct(model, teacher_heads)[0], part.count)
 
 
 class TeacherObjective:
