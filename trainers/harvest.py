@@ -9,7 +9,7 @@ most `MAX_HALVINGS` times; if none lands inside, the search goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from torch import Tensor, lerp, nn
 
@@ -70,10 +70,12 @@ class Harvester:
         return percent(self._whole.correct(self.model, teacher_heads)[0], self._whole.count)
 
     def find(
-        self, step: int, before: Weights, before_accuracy: float, after: Weights, accuracy: float
-    ) -> Iterator[Snapshot]:
-        """Snapshots of the presets that this update reached or jumped over, lowest first."""
-        for preset in sorted(self.missing):
+        self, step: int, before: Weights, before_accuracy: float, after: Weights, accuracy: float,
+        presets: Set[float],
+    ) -> Iterator[Snapshot]:  # fmt: skip
+        """Snapshots of the presets among these that this update reached or jumped over, lowest
+        first. before_accuracy: NaN where nothing can have been jumped over."""
+        for preset in sorted(self.missing & presets):
             found: tuple[float, float, Weights] | None = None
             if in_window(accuracy, preset):
                 found = (1.0, accuracy, after)
