@@ -20,6 +20,7 @@ from trainers.checkpoint import dump_state, parse_state
 from trainers.distributed import World
 from trainers.evaluate import TestSet
 from trainers.events import Checkpoint, Snapshot
+from trainers.harvest import in_window
 from trainers.presets import STANDARD_PRESETS
 from trainers.screening import (
     FIRST_LOOK,
@@ -42,7 +43,8 @@ def search(**request):
 
 @pytest.fixture(scope="module")
 def exact():
-    return search(screen=None)
+    """To the end of its steps."""
+    return search(screen=None, presets=(90.0, 100.0))
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +72,10 @@ def test_a_look_knows_less_the_more_of_the_set_is_unseen():
 
 def test_level_and_look_are_joined_as_two_normal_measurements():
     """Against the textbook's precision-weighted mean."""
-    level, look = Level(40.0, 4.0), Look(50.0, 16.0)
+    level, look = Level(40.0, 4.0), Look(46.0, 16.0)
     mean, deviation = level.joined(look)
     precision = 1 / 4 + 1 / 16
-    assert mean == pytest.approx((40 / 4 + 50 / 16) / precision)
+    assert mean == pytest.approx((40 / 4 + 46 / 16) / precision)
     assert deviation == pytest.approx(math.sqrt(1 / precision))
 
 
@@ -128,17 +130,23 @@ def told_set(count=10_000):
     return Counting(images, labels, (0.0,) * 3, (1.0,) * 3, world=World(), precision="fp32")
 
 
-def watch(accuracies, presets, count=10_000, order=None):
-    """Verdicts and images of validations whose accuracies (percent) are told."""
+def watch(accuracies, presets, count=10_000):
+    """Verdicts and images of validations whose accuracies (percent) are told, as long as presets
+    are missing."""
     whole = told_set(count)
     validator = Validator(whole, AdaptiveScreen(whole))
     first, *others = accuracies
-    validator.screen.start(Told(), 0, first, presets)
+    missing = set(presets)
+    validator.screen.start(Told(), 0, first, missing)
     found = []
     for turn, accuracy in enumerate(others, 1):
         whole.asked[0] = 0
-        verdict = validator.validate(Told(round(accuracy * count / 100)), turn, presets)
+        verdict = validator.validate(Told(round(accuracy * count / 100)), turn, missing)
         found.append((verdict, whole.asked[0]))
+        if verdict is not None:
+            missing -= {p for p in verdict.presets if in_window(verdict.accuracy, p)}
+        if not missing:
+            break
     return found
 
 
@@ -150,10 +158,10 @@ def test_far_from_every_preset_a_look_or_two_will_do():
 
 
 def test_inside_a_window_the_whole_set_decides():
-    for verdict, images in watch([45.0] * 20 + [50.4] * 5, {50.0})[19:]:
-        assert images == 2000 + 10_000
-        assert verdict.accuracy == 50.4
-        assert (verdict.presets, verdict.jumps) == ({50.0}, False)
+    verdict, images = watch([45.0] * 20 + [50.4] * 5, {50.0})[-1]
+    assert images == 2000 + 10_000
+    assert verdict.accuracy == 50.4
+    assert (verdict.presets, verdict.jumps) == ({50.0}, False)
 
 
 def test_near_a_window_the_whole_set_may_say_no():
@@ -201,8 +209,9 @@ def test_what_is_missing_besides_changes_no_decision():
     company = watch(accuracies, {12.0, 28.0, 38.5, 40.0, 90.0})
     mine = [verdict is not None and 40.0 in verdict.presets for verdict, _ in alone]
     theirs = [verdict is not None and 40.0 in verdict.presets for verdict, _ in company]
-    assert mine == theirs
     assert any(mine)
+    assert theirs[: len(mine)] == mine
+    assert not any(theirs[len(mine) :])
 
 
 def test_crossings_are_rarely_passed_by():
@@ -215,11 +224,11 @@ def test_crossings_are_rarely_passed_by():
         inside = {p: np.flatnonzero(np.abs(curve - p) <= 1) for p in (30.0, 60.0)}
         trace = watch(curve, {30.0, 60.0})
         for preset, steps_inside in inside.items():
-            verdict = trace[steps_inside[0] - 1][0]
+            verdict = trace[steps_inside[0] - 1][0] if steps_inside[0] <= len(trace) else None
             is_seen = verdict is not None and preset in verdict.presets
             found, missed = found + is_seen, missed + (not is_seen)
-            images += sum(asked for _, asked in trace[: steps_inside[0]])
-            validations += steps_inside[0]
+        images += sum(asked for _, asked in trace)
+        validations += len(trace)
     assert missed <= found / 4
     assert images / validations < 10_000 / 3
 
@@ -230,7 +239,7 @@ def test_crossings_are_rarely_passed_by():
 def test_every_snapshot_scores_its_preset_on_the_whole_test_set(exact, adaptive):
     at = {s.preset: s.step for s in only(Snapshot, exact)}
     snapshots = only(Snapshot, adaptive)
-    assert {s.preset for s in snapshots} == at.keys()
+    assert 90.0 in {s.preset for s in snapshots} <= at.keys()
     for snapshot in snapshots:
         assert accuracy_of(snapshot.weights, DATA) == pytest.approx(snapshot.accuracy)
         assert abs(snapshot.accuracy - snapshot.preset) <= 1
