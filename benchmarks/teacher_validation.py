@@ -6,10 +6,11 @@
 One teacher is trained under each rule of validation, in turns of --block steps in one process (the
 rule changes nothing of the training, so all are at the same step): `none` validates nothing,
 `exact` the whole test set, a number that many images first (`teacher.screen: 1000`), `adaptive` as
-many as it takes. A turn is timed from the end of its first step to the end of its last; ratios are
-turn by turn against `none`. images: test images evaluated a step, confirmations and bisections
-among them. modelled: 1 + images / (3 batches), the ratio where an evaluated image costs a third of
-a trained one and nothing else costs anything: what a busy GPU comes to.
+many as it takes. A turn is timed from the end of its first step to the end of its last, on a CPU in
+processor time, so that other work on the machine enters little; ratios are turn by turn against
+`none`. images: test images evaluated a step, confirmations and bisections among them. modelled:
+1 + images / (3 batches), the ratio where an evaluated image costs a third of a trained one and
+nothing else costs anything: what a busy GPU comes to.
 
 Then adaptive screening is repeated on the accuracies that `exact` saw, --replays times with other
 images being right: late and missed crossings of many draws from one search.
@@ -101,10 +102,14 @@ class Turn:
     def is_set(self) -> bool:
         self._left -= 1
         if not self._marks or not self._left:
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-            self._marks.append((time.perf_counter(), self._images.count))
+            self._marks.append((self._now(), self._images.count))
         return self._left <= 0
+
+    def _now(self) -> float:
+        if self._device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize(self._device)
+        return time.perf_counter()
 
     @property
     def seconds(self) -> float:
@@ -372,7 +377,8 @@ def main() -> None:
     result, searches = measured(options)
     show(Console(), result, searches)
     if options.json is not None:
-        given = {name: str(value) for name, value in vars(options).items() if name != "data"}
+        paths = ("data", "json")
+        given = {name: str(value) for name, value in vars(options).items() if name not in paths}
         about = {"machine": describe("torch"), "options": given, **result}
         options.json.write_text(json.dumps(about, indent=2) + "\n")
 

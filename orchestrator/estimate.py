@@ -31,8 +31,8 @@ TEACHER_STEPS = 1_000
 
 ADAPTIVE_IMAGES = 500
 """Evaluated at a validation under `teacher.screen: adaptive`, the whole sets among them, on the
-average of a search of some thousand steps (benchmarks/teacher_validation.py); short ones, which
-pass many presets, take more."""
+average of simulated searches of some thousand steps. Short ones, which pass a preset every few
+steps, take up to 2,000 (benchmarks/teacher_validation.py)."""
 
 _SAMPLES = 5
 """Runs looked at for each group: their rates differ by a few per cent."""
