@@ -252,6 +252,16 @@ def test_an_interrupted_search_equals_an_uninterrupted_one(request_changes, stop
     assert parts[-1] == whole[-1]
 
 
+def test_a_checkpoint_holds_what_later_validations_cannot_change():
+    """It may be written while the search goes on."""
+    events = train(validate_every=3, horizon=9, runtime=Runtime(checkpoint_every_s=0.0))
+    states = [event.state for event in only(Checkpoint, events)]
+    at = {state["step"]: state for state in states}
+    for step in (4, 5):
+        assert at[step]["validated"]["step"] == 3
+        assert_equal_states(at[step]["validated"]["weights"], at[3]["model"])
+
+
 def test_an_augmented_search_resumes_bit_for_bit():
     spec = teacher_spec(augmentation=AUGMENTATIONS["cutmix"], batch_size=30)
     whole = train(spec, horizon=14)

@@ -196,7 +196,7 @@ class _TeacherRun:
         would have begun. A checkpoint that is kept is of a validated step itself."""
         event = checkpoint_of(self._engine, keep_as)
         if event.state and keep_as is None and self._before_step != event.step:
-            weights = {name: value.cpu() for name, value in self._before.items()}
+            weights = {name: value.to("cpu", copy=True) for name, value in self._before.items()}
             event.state["validated"] = {"step": self._before_step, "weights": weights}
         if event.state and (screening := self._validator.screen.state_dict()):
             event.state["screening"] = screening
