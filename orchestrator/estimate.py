@@ -22,12 +22,17 @@ from orchestrator.store import Store
 from orchestrator.units import Unit
 from trainers.data.info import DatasetInfo
 from trainers.schedule import evaluation_steps, steps_per_epoch
-from trainers.spec import StudentSpec, TargetsSpec
+from trainers.spec import Screening, StudentSpec, TargetsSpec
 
-__all__ = ["TEACHER_STEPS", "Estimate", "Pace", "group_of", "measured_rates"]
+__all__ = ["ADAPTIVE_IMAGES", "TEACHER_STEPS", "Estimate", "Pace", "group_of", "measured_rates"]
 
 TEACHER_STEPS = 1_000
 """What a teacher counts as: its search ends when it ends."""
+
+ADAPTIVE_IMAGES = 500
+"""Evaluated at a validation under `teacher.screen: adaptive`, the whole sets among them, on the
+average of simulated searches of some thousand steps. Short ones, which pass a preset every few
+steps, take up to 2,000 (benchmarks/teacher_validation.py)."""
 
 _SAMPLES = 5
 """Runs looked at for each group: their rates differ by a few per cent."""
@@ -146,9 +151,18 @@ class Pace:
             return 0
         request = unit.request
         if unit.kind == "teacher":
-            return steps // request.validate_every * (request.screen or info.num_test)
+            images = _images_a_validation(request.screen, info.num_test)
+            return steps // request.validate_every * images
         epoch = steps_per_epoch(info.num_train, group.batch_size)
         return _evaluations(steps, epoch, request.evaluate_at) * info.num_test
+
+
+def _images_a_validation(screen: Screening, num_test: int) -> int:
+    """Images that a teacher's validation evaluates, without what it confirms on the whole set
+    under a fixed part."""
+    if screen == "adaptive":
+        return min(ADAPTIVE_IMAGES, num_test)
+    return num_test if screen is None else min(screen, num_test)
 
 
 def _alike(one: Group, other: Group) -> bool:

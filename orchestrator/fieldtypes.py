@@ -28,6 +28,7 @@ __all__ = [
     "Keep",
     "NonNegative",
     "Positive",
+    "Screening",
     "Seed",
     "Stem",
     "Steps",
@@ -76,6 +77,10 @@ StrategyName = Annotated[Literal["A", "B", "C"], Expect("A, B or C", ("A", "B", 
 Stem = Annotated[
     Literal["auto", "small", "standard"],
     Expect("auto, small or standard", ("auto", "small", "standard")),
+]
+Screening = Annotated[
+    Literal["adaptive"] | Annotated[int, Field(ge=1)],
+    Expect("a number of test images of at least 1, or adaptive", ("adaptive",)),
 ]
 Ipc = Annotated[
     Literal["full"] | Annotated[int, Field(ge=1)],

@@ -33,7 +33,7 @@ from orchestrator.spec import Sweep
 from orchestrator.units import KINDS, Kind, Unit, snapshot_token, weights_token
 from orchestrator.workers import ONE, Workers, gpus_per_worker, workers_of
 from trainers.data.info import DatasetInfo
-from trainers.spec import Request, RunSpec, StudentSpec, TeacherRef
+from trainers.spec import Request, RunSpec, Screening, StudentSpec, TeacherRef
 
 __all__ = ["Merger", "PlannedPoint"]
 
@@ -67,7 +67,7 @@ class _Draft:
     presets: set[float] = field(default_factory=set)
     keep_weights_at: frozenset[int] = frozenset()
     answers: bool = False
-    rule: tuple[int, int | None] = (1, None)
+    rule: tuple[int, Screening] = (1, None)
     workers: Workers = ONE
     gpus_per_worker: float = 0.0
     keep: str | int = "none"

@@ -26,6 +26,7 @@ from orchestrator.fieldtypes import (
     Keep,
     NonNegative,
     Positive,
+    Screening,
     Seed,
     Stem,
     Steps,
@@ -86,8 +87,9 @@ class TeacherSettings(_Group):
     """Where the search for the preset ends without success."""
     validate_every: Count = 1
     """Steps between validations; the paper validates after every step."""
-    screen: Count | None = None
-    """Validate on this many test samples and confirm on all near a preset; null: always on all."""
+    screen: Screening | None = None
+    """Validate on this many test samples and confirm on all near a preset; adaptive: on as many as
+    rule the missing presets out; null: always on all."""
 
 
 class TrainingSettings(_Group):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orchestrator import paths
-from trainers.spec import Request, RunSpec
+from trainers.spec import Request, RunSpec, Screening
 
 __all__ = [
     "KINDS",
@@ -129,7 +129,7 @@ class Held:
     searched_to: int = 0
     missing: tuple[float, ...] = ()
     validate_every: int = 1
-    screen: int | None = None
+    screen: Screening = None
     teacher_digest: str | None = None
     failure: Mapping[str, Any] | None = None
 

@@ -33,6 +33,7 @@ from trainers.engine import configure
 from trainers.errors import CheckpointError
 from trainers.evaluate import STUDENT_COLUMNS, TEACHER_COLUMNS
 from trainers.events import Event, Finished, Snapshot, Weights
+from trainers.harvest import in_window, jumped_over
 from trainers.probe import train_probe
 from trainers.schedule import evaluation_steps, steps_per_epoch
 from trainers.spec import (
@@ -47,7 +48,7 @@ from trainers.spec import (
 )
 from trainers.student import train_student
 from trainers.targets import compute_targets, write_targets
-from trainers.teacher import in_window, jumped_over, train_teacher
+from trainers.teacher import train_teacher
 
 __all__ = ["Report", "execute"]
 

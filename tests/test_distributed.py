@@ -46,6 +46,7 @@ pytestmark = pytest.mark.timeout(180)
 
 SIZE = 2
 DATA = image_data(num_test=101)
+SEARCHES = {None: DATA, "adaptive": image_data(num_test=1001)}
 AUGMENTED = ("none", "std", "mixup", "cutmix")
 RUNS = {
     "A mixup": student_spec("A", augmentation=AUGMENTATIONS["mixup"]),
@@ -164,7 +165,11 @@ def teacher_run(world, folder):
     spec = teacher_spec(
         backbone=Backbone(name="resnet18", width=4), optimizer=AdamW(lr=1e-2, weight_decay=0.01)
     )
-    return list(train_teacher(spec, DATA, Request(horizon=60, presets=(50.0,)), RUNTIME))
+    found = {}
+    for screen, data in SEARCHES.items():
+        request = Request(horizon=60, presets=(50.0,), screen=screen)
+        found[screen] = list(train_teacher(spec, data, request, RUNTIME))
+    return found
 
 
 def bad_loss(world, folder):
@@ -386,11 +391,12 @@ def test_evaluation_counts_each_sample_once(workers, alone):
         assert expected[0] == min(total, part or total)
 
 
-def test_both_workers_harvest_the_same_snapshots(workers, alone):
+@pytest.mark.parametrize("screen", SEARCHES)
+def test_both_workers_harvest_the_same_snapshots(workers, alone, screen):
     def found(events):
         return [
             (s.preset, s.step, s.accuracy, s.alpha, weights_digest(dump_weights(s.weights)))
-            for s in only(Snapshot, events)
+            for s in only(Snapshot, events[screen])
         ]
 
     first, second = (found(worker["teacher_run"]) for worker in workers)

@@ -11,7 +11,7 @@ import torch
 
 from tests.training_helpers import RUNTIME, image_data, mapping, student_spec, teacher_spec
 from trainers.events import Checkpoint, Evaluation, Finished, Snapshot
-from trainers.spec import Request
+from trainers.spec import Request, Screening
 from trainers.student import train_student
 from trainers.teacher import train_teacher
 
@@ -53,9 +53,11 @@ def test_a_state_saved_on_a_gpu_holds_cpu_tensors_and_resumes() -> None:
     assert rest[-1] == Finished(reason="done", step=20)
 
 
-def test_a_teacher_harvests_on_a_gpu() -> None:
-    data, spec = image_data(num_test=200), teacher_spec(batch_size=50)
-    events = list(train_teacher(spec, data, Request(horizon=2000, presets=(40.0,)), GPU))
+@pytest.mark.parametrize(("screen", "num_test"), [(None, 200), ("adaptive", 1000)])
+def test_a_teacher_harvests_on_a_gpu(screen: Screening, num_test: int) -> None:
+    data, spec = image_data(num_test=num_test), teacher_spec(batch_size=50)
+    request = Request(horizon=2000, presets=(40.0,), screen=screen)
+    events = list(train_teacher(spec, data, request, GPU))
     (snapshot,) = [e for e in events if isinstance(e, Snapshot) and e.preset == 40.0]
     assert abs(snapshot.accuracy - 40.0) <= 1.0
     assert {value.device.type for value in snapshot.weights.values()} == {"cpu"}

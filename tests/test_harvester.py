@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.teacher import MAX_HALVINGS, Harvester, in_window, interpolate, jumped_over
+from trainers.harvest import MAX_HALVINGS, Harvester, in_window, interpolate, jumped_over
 
 
 class Dial(nn.Module):
@@ -36,8 +36,9 @@ def harvest(percent_of, before, after, presets):
     harvester = Harvester(Dial(), curve, set(presets))
     old, new = Dial(before, mean=1.0, count=4), Dial(after, mean=2.0, count=5)
     found = harvester.find(
-        5, old.state_dict(), percent_of(before), new.state_dict(), percent_of(after)
-    )
+        5, old.state_dict(), percent_of(before), new.state_dict(), percent_of(after),
+        harvester.missing,
+    )  # fmt: skip
     return list(found), harvester, curve
 
 
@@ -75,7 +76,7 @@ def test_a_step_without_a_foothold_fails_after_eight_halvings_and_the_search_goe
 
     curve.percent_of = lambda w: 100 * w
     later = harvester.find(
-        6, Dial(0.4).state_dict(), 40.0, Dial(0.495).state_dict(), 49.5
+        6, Dial(0.4).state_dict(), 40.0, Dial(0.495).state_dict(), 49.5, {50.0}
     )  # reached in the ordinary way
     assert [(s.preset, s.step, s.alpha) for s in later] == [(50.0, 6, 1.0)]
     assert not harvester.missing

@@ -86,6 +86,9 @@ SPECS = {
     "student ViT": VIT,
     "targets": TARGETS,
     "half targets": HALF_TARGETS,
+    "adaptive B": dataclasses.replace(
+        STUDENT_B, teacher=dataclasses.replace(REF, screen="adaptive")
+    ),
     "probe": PROBE,
 }
 
@@ -98,6 +101,7 @@ GOLDEN = {
     "student ViT": "a977626eeece4934be33d3eebeafab1d7cadfaed432c828a97f3880407cf85cd",
     "targets": "f92413fb216b0247644a477f73d415a448ae64d0d63e95370881cd14b5f6576b",
     "half targets": "2f230cb7f22256903efac97ffdec372242fc1f47d4f881f0595ed5b4c7b046a8",
+    "adaptive B": "ac407f3d1dd4b2bf3f3bfe7bde32392d35b62ba1e33311586e1b5f2ac318cab0",
     "probe": "59812b607686f3c5b31e001c534dbf21ad72754273f6455fd14d85485d9b960d",
 }
 
@@ -174,6 +178,8 @@ CHANGES = [
     {"teacher": TeacherRef(key="b" * 64, accuracy=60.0)},
     {"teacher": TeacherRef(key="a" * 64, accuracy=61.0)},
     {"teacher": TeacherRef(key="a" * 64, accuracy=60.0, validate_every=10)},
+    {"teacher": TeacherRef(key="a" * 64, accuracy=60.0, screen=1000)},
+    {"teacher": TeacherRef(key="a" * 64, accuracy=60.0, screen="adaptive")},
 ]
 
 

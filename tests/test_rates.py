@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from orchestrator import calibration, cli
 from orchestrator.calibration import calibrate
 from orchestrator.errors import StoreError, UserError
-from orchestrator.estimate import TEACHER_STEPS, Pace, group_of
+from orchestrator.estimate import ADAPTIVE_IMAGES, TEACHER_STEPS, Pace, group_of
 from orchestrator.plan import Plan, make_plan
 from orchestrator.rates import EVALUATION, Group, Rate, Rates, load_rates, rates_path, save_rates
 from orchestrator.store import Store
@@ -22,7 +22,7 @@ from tests.driving import GRID, TINY, tiny_plan
 from tests.sweep_files import sweep_of, write
 from trainers.data import OFFICIAL
 from trainers.schedule import evaluation_steps
-from trainers.spec import Backbone
+from trainers.spec import Backbone, Screening
 
 FILES = resources.files("sweeps").joinpath("rates").iterdir()
 SHIPPED = [file.name.removesuffix(".json") for file in FILES if file.name.endswith(".json")]
@@ -118,6 +118,18 @@ def test_a_teachers_validations_are_added(plan: Plan) -> None:
     assert teacher.request.validate_every == 2
     expected = TEACHER_STEPS / 10 + TEACHER_STEPS / 2
     assert Pace(rates, OFFICIAL).seconds(teacher, 100_000) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("screen", "images"), [(1000, 1000), ("adaptive", ADAPTIVE_IMAGES)])
+def test_screened_validations_are_cheaper(plan: Plan, screen: Screening, images: int) -> None:
+    teacher = the(plan, "teacher")
+    request = dataclasses.replace(teacher.request, screen=screen)
+    asked = dataclasses.replace(teacher, request=request)
+    rates = Rates(
+        steps={of(strategy="teacher"): Rate(10.0, 1), of(strategy=EVALUATION): Rate(1e4, 1)}
+    )
+    expected = TEACHER_STEPS / 10 + TEACHER_STEPS / 2 * images / 1e4
+    assert Pace(rates, OFFICIAL).seconds(asked, 100_000) == pytest.approx(expected)
 
 
 def test_whole_runs_have_their_evaluations_in(plan: Plan) -> None:

@@ -134,6 +134,20 @@ def test_pinned_backbones_are_torchvisions():
 WRONG = [
     ("  straegy: A\n", "set.straegy", 7, "unknown setting", "strategy"),
     ("  teacher.acuracy: 5\n", "set.teacher.acuracy", 7, "unknown setting", "teacher.accuracy"),
+    (
+        "  teacher.screen: adaptiv\n",
+        "set.teacher.screen",
+        7,
+        "is 'adaptiv', expected a number",
+        "adaptive",
+    ),
+    (
+        "  teacher.screen: 0\n",
+        "set.teacher.screen",
+        7,
+        "a number of test images of at least 1",
+        None,
+    ),
     ("  ipc: no\n", "set.ipc", 7, "is False, expected images per class", None),
     ("  seed: yes\n", "set.seed", 7, "is True, expected a whole number", None),
     ("  seed: ~\n", "set.seed", 7, "is empty (null)", None),

@@ -21,13 +21,11 @@ from trainers.checkpoint import dump_weights, parse_weights, weights_digest
 from trainers.errors import NonFiniteLossError
 from trainers.evaluate import TEACHER_COLUMNS
 from trainers.events import Checkpoint, Evaluation, Finished, Snapshot
+from trainers.harvest import MAX_HALVINGS
 from trainers.models import build_teacher
 from trainers.presets import STANDARD_PRESETS
 from trainers.spec import AUGMENTATIONS, AdamW, Backbone, Request, Runtime
-from trainers.teacher import (
-    MAX_HALVINGS,
-    train_teacher,
-)
+from trainers.teacher import train_teacher
 
 DATA = image_data(noise=30, num_test=400)
 BACKBONE = Backbone(name="resnet18", width=4)
@@ -252,6 +250,16 @@ def test_an_interrupted_search_equals_an_uninterrupted_one(request_changes, stop
     assert_equal_states(final_state(parts), final_state(whole))
     assert any(s.alpha < 1 for s in only(Snapshot, whole))
     assert parts[-1] == whole[-1]
+
+
+def test_a_checkpoint_holds_what_later_validations_cannot_change():
+    """It may be written while the search goes on."""
+    events = train(validate_every=3, horizon=9, runtime=Runtime(checkpoint_every_s=0.0))
+    states = [event.state for event in only(Checkpoint, events)]
+    at = {state["step"]: state for state in states}
+    for step in (4, 5):
+        assert at[step]["validated"]["step"] == 3
+        assert_equal_states(at[step]["validated"]["weights"], at[3]["model"])
 
 
 def test_an_augmented_search_resumes_bit_for_bit():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -55,20 +56,34 @@ class TestSet:
         precision: str,
         part: int | None = None,
     ) -> None:
-        count = images.shape[0]
-        chosen = torch.arange(count, device=images.device)
-        if part is not None and part < count:
-            chosen = torch.linspace(0, count - 1, part, device=images.device).round().long()
-        self.count = len(chosen)
-        mine = chosen[world.rank :: world.size]
-        self._mine = None if len(mine) == count else mine
         self._images = images
-        self._labels = labels if self._mine is None else labels[mine.to(labels.device)]
+        self._all_labels = labels
         # On the device once: sent batch by batch, each would be waited for.
         self._mean_C = torch.tensor(mean, device=labels.device)
         self._std_C = torch.tensor(std, device=labels.device)
         self._world = world
         self._precision = precision
+        self._choose(part)
+
+    def _choose(self, part: int | Tensor | None) -> None:
+        rows = _rows(self._images, part)
+        self.count = self._images.shape[0] if rows is None else len(rows)
+        if rows is None and self._world.size > 1:
+            rows = torch.arange(self.count, device=self._images.device)
+        self._mine = None if rows is None else rows[self._world.rank :: self._world.size]
+        labels = self._all_labels
+        self._labels = labels if self._mine is None else labels[self._mine.to(labels.device)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self._images.device
+
+    def only(self, rows_M: Tensor) -> TestSet:
+        """These rows of the split (on the images' device), in this order; no image is copied."""
+        part = copy.copy(self)
+        part._choose(rows_M)
+        return part
 
     @torch.inference_mode()
     def correct(
@@ -92,6 +107,16 @@ class TestSet:
         model.train(training)
         assert totals is not None
         return [int(value) for value in self._world.sum(totals).tolist()]
+
+
+def _rows(images: Tensor, part: int | Tensor | None) -> Tensor | None:
+    """Rows of the split; None for all of them."""
+    count = images.shape[0]
+    if part is None or isinstance(part, Tensor):
+        return part
+    if part >= count:
+        return None
+    return torch.linspace(0, count - 1, part, device=images.device).round().long()
 
 
 def evaluation_set(

@@ -27,6 +27,7 @@ __all__ = [
     "Request",
     "RunSpec",
     "Runtime",
+    "Screening",
     "StudentRef",
     "StudentSpec",
     "TargetsSpec",
@@ -40,6 +41,7 @@ SEMANTICS = 1
 
 Strategy = Literal["A", "B", "C"]
 Precision = Literal["fp32", "bf16"]
+Screening = int | Literal["adaptive"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +127,14 @@ class TeacherRef:
     window being bisected (harvest rule of SEMANTICS 1).
 
     accuracy: preset, in percent. validate_every: steps between validations. screen: validate on
-    this many fixed test samples first and confirm near a preset on the whole set; None is always
-    the whole set.
+    this many fixed test samples first and confirm near a preset on the whole set; `adaptive`: on as
+    many as rule the preset out (`trainers.screening`); None is always the whole set.
     """
 
     key: str
     accuracy: float
     validate_every: int = 1
-    screen: int | None = None
+    screen: Screening = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +258,7 @@ class Request:
     evaluate_at: tuple[int, ...] = ()
     presets: tuple[float, ...] = ()
     validate_every: int = 1
-    screen: int | None = None
+    screen: Screening = None
     keep_weights_at: tuple[int, ...] = ()
 
 

@@ -1,17 +1,11 @@
-"""A teacher run: cross-entropy on one-hot targets, saved whenever it reaches a preset accuracy.
-
-Harvest rule (SEMANTICS 1). A snapshot of preset p is the first validated state whose top-1 on the
-whole test set lies in [p − 1, p + 1] (paper, Appendix B: "the first time it reached the preset
-accuracy", error below 1%). Where the accuracy jumps over the whole window between two validations,
-the segment between their weights is bisected, θ_s + α(θ_t − θ_s) with its batch-norm buffers, at
-most `MAX_HALVINGS` times; if none lands inside, the search goes on.
-"""
+"""A teacher run: cross-entropy on one-hot targets, saved whenever it reaches a preset accuracy
+(`trainers.harvest`), which validations show (`trainers.validation`)."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -23,131 +17,32 @@ from trainers.control import Control, StopFlag
 from trainers.data import ImageData
 from trainers.distributed import World
 from trainers.engine import Engine, Sums, configure
-from trainers.evaluate import TestSet, evaluation_set, percent, standard_error, teacher_heads
-from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Row, Snapshot
+from trainers.evaluate import TestSet, evaluation_set
+from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Row
+from trainers.harvest import Harvester, Weights
 from trainers.losses import classifier_loss
 from trainers.models import build_teacher
 from trainers.precision import autocast
 from trainers.presets import STANDARD_PRESETS
 from trainers.schedule import steps_per_epoch
-from trainers.spec import Request, Runtime, TeacherSpec
+from trainers.screening import AdaptiveScreen
+from trainers.spec import Request, Runtime, Screening, TeacherSpec
 from trainers.strategies import one_hot
 from trainers.student import checkpoint_of
+from trainers.validation import PartScreen, Screen, Validator
 
-__all__ = ["MAX_HALVINGS", "TOLERANCE", "Harvester", "in_window", "interpolate", "train_teacher"]
-
-TOLERANCE = 1.0
-MAX_HALVINGS = 8
-_EPSILON = 1e-9  # percentages are ratios of integers; this only absorbs their rounding
-
-Weights = dict[str, Tensor]
-
-
-def in_window(accuracy: float, preset: float) -> bool:
-    """Whether a top-1 percentage counts as having reached `preset`."""
-    return abs(accuracy - preset) <= TOLERANCE + _EPSILON
-
-
-def jumped_over(before: float, after: float, preset: float) -> bool:
-    """Whether the accuracy went past the whole window of `preset`, upwards or downwards."""
-    outside = not in_window(before, preset) and not in_window(after, preset)
-    return outside and (before - preset) * (after - preset) < 0
-
-
-def interpolate(before: Weights, after: Weights, alpha: float) -> Weights:
-    """θ_s + α(θ_t − θ_s) for every floating-point parameter and buffer; counters are θ_t's."""
-    return {
-        name: torch.lerp(before[name], value, alpha) if value.is_floating_point() else value
-        for name, value in after.items()
-    }
+__all__ = ["build_engine", "train_teacher"]
 
 
 def _copy(weights: Weights) -> Weights:
     return {name: value.detach().clone() for name, value in weights.items()}
 
 
-class Harvester:
-    """Looks for presets between two validated states. Knows nothing of training.
-
-    model: a model of the teacher's architecture to evaluate weights in. whole: the test set.
-    """
-
-    def __init__(self, model: nn.Module, whole: TestSet, presets: set[float]) -> None:
-        self.model = model
-        self._whole = whole
-        self.count = whole.count
-        self.missing = set(presets)
-
-    def accuracy(self, weights: Weights) -> float:
-        """Top-1 (percent) on the whole test set."""
-        self.model.load_state_dict(weights)
-        return percent(self._whole.correct(self.model, teacher_heads)[0], self._whole.count)
-
-    def find(
-        self, step: int, before: Weights, before_accuracy: float, after: Weights, accuracy: float
-    ) -> Iterator[Snapshot]:
-        """Snapshots of the presets that this update reached or jumped over, lowest first."""
-        for preset in sorted(self.missing):
-            found: tuple[float, float, Weights] | None = None
-            if in_window(accuracy, preset):
-                found = (1.0, accuracy, after)
-            elif jumped_over(before_accuracy, accuracy, preset):
-                found = self._bisect(preset, before, before_accuracy, after)
-            if found is not None:
-                self.missing.discard(preset)
-                alpha, reached, weights = found
-                yield Snapshot(
-                    preset=preset, step=step, accuracy=reached, alpha=alpha,
-                    weights={name: value.cpu().clone() for name, value in weights.items()},
-                )  # fmt: skip
-
-    def _bisect(
-        self, preset: float, before: Weights, before_accuracy: float, after: Weights
-    ) -> tuple[float, float, Weights] | None:
-        low, high = 0.0, 1.0
-        for _ in range(MAX_HALVINGS):
-            alpha = (low + high) / 2
-            weights = interpolate(before, after, alpha)
-            accuracy = self.accuracy(weights)
-            if in_window(accuracy, preset):
-                return alpha, accuracy, weights
-            same_side = (accuracy - preset) * (before_accuracy - preset) > 0
-            low, high = (alpha, high) if same_side else (low, alpha)
-        return None
-
-
-class Validator:
-    """Validates on the whole test set, or, with screening, on a fixed part of it first and on the
-    whole only near a missing preset (three standard errors) or past one."""
-
-    def __init__(self, whole: TestSet, part: TestSet | None) -> None:
-        self._whole = whole
-        self._part = part
-        self._last_rough: float | None = None
-
-    def start(self, model: nn.Module) -> None:
-        """Says what the first state to be validated is compared with."""
-        if self._part is not None:
-            self._last_rough = self._rough(self._part, model)
-
-    def validate(self, model: nn.Module, missing: set[float]) -> float | None:
-        """Top-1 (percent) on the whole set, or None when screening saw no preset near."""
-        if self._part is not None and not self._worth_confirming(model, missing):
-            return None
-        return percent(self._whole.correct(model, teacher_heads)[0], self._whole.count)
-
-    def _worth_confirming(self, model: nn.Module, missing: set[float]) -> bool:
-        assert self._part is not None
-        rough = self._rough(self._part, model)
-        last, self._last_rough = self._last_rough, rough
-        margin = TOLERANCE + 3 * standard_error(rough, self._part.count)
-        return any(
-            abs(rough - preset) <= margin or (last is not None and jumped_over(last, rough, preset))
-            for preset in missing
-        )
-
-    def _rough(self, part: TestSet, model: nn.Module) -> float:
-        return percent(part.correct(model, teacher_heads)[0], part.count)
+def _copy_into(kept: Weights, weights: Weights) -> None:
+    """After every validation: on a GPU two launches, where a copy of each tensor takes 122."""
+    for floating in (True, False):  # a launch takes one type
+        names = [name for name, value in weights.items() if value.is_floating_point() is floating]
+        torch._foreach_copy_([kept[name] for name in names], [weights[name] for name in names])
 
 
 class TeacherObjective:
@@ -212,16 +107,22 @@ def train_teacher(
         )
 
     whole = tests(None)
-    validator = Validator(whole, None if request.screen is None else tests(request.screen))
+    validator = Validator(whole, _screen(request.screen, whole, tests))
     wanted = set(request.presets) - harvested
     harvester = Harvester(
         copy.deepcopy(engine.model), whole, (wanted | set(STANDARD_PRESETS)) - harvested
     )
     run = _TeacherRun(engine, validator, harvester, wanted, request, data.info.num_train)
-    run.start((state or {}).get("validated"))
+    run.start(state or {})
     control = Control(stop, runtime.checkpoint_every_s, world, engine.device)
     with closing(engine):
         yield from run.train(control, fresh=state is None)
+
+
+def _screen(asked: Screening, whole: TestSet, part: Callable[[int], TestSet]) -> Screen:
+    if asked is None:
+        return Screen()
+    return AdaptiveScreen(whole) if asked == "adaptive" else PartScreen(part(asked))
 
 
 class _TeacherRun:
@@ -242,18 +143,27 @@ class _TeacherRun:
         self._accuracy = float("nan")
         self._accuracy_known = True
 
-    def start(self, validated: dict[str, Any] | None) -> None:
+    def start(self, state: dict[str, Any]) -> None:
         """Takes up the last validated state: the present one, or the earlier one that a checkpoint
         between two validations brings along."""
         engine = self._engine
         weights, step = engine.model.state_dict(), engine.step
-        if validated is not None:
+        if validated := state.get("validated"):
             weights, step = validated["weights"], validated["step"]
         self._before = {name: value.to(engine.device) for name, value in _copy(weights).items()}
         self._before_step = step
         self._accuracy = self._harvester.accuracy(self._before)
-        self._validator.start(self._harvester.model)
+        screen = self._validator.screen
+        if screening := state.get("screening"):
+            screen.load_state_dict(screening)
+        screen.start(
+            self._harvester.model, self._turn(step), self._accuracy, self._harvester.missing
+        )
         engine.rest()
+
+    def _turn(self, step: int) -> int:
+        """Number of the validation after `step`."""
+        return step // self._request.validate_every
 
     def _missing(self) -> set[float]:
         return self._wanted & self._harvester.missing
@@ -280,42 +190,57 @@ class _TeacherRun:
         missing = tuple(sorted(self._missing()))
         yield Finished(reason="exhausted" if missing else "done", step=engine.step, missing=missing)
 
-    def _checkpoint(self) -> Checkpoint:
-        """The engine's state, and between two validations the weights of the earlier one too: an
-        update that is bisected after the resumption must begin where it would have begun."""
-        event = checkpoint_of(self._engine)
-        if event.state and self._before_step != event.step:
-            weights = {name: value.cpu() for name, value in self._before.items()}
+    def _checkpoint(self, keep_as: str | None = None) -> Checkpoint:
+        """The engine's state, what screening remembers, and between two validations the weights of
+        the earlier one too: an update that is bisected after the resumption must begin where it
+        would have begun. A checkpoint that is kept is of a validated step itself."""
+        event = checkpoint_of(self._engine, keep_as)
+        if event.state and keep_as is None and self._before_step != event.step:
+            weights = {name: value.to("cpu", copy=True) for name, value in self._before.items()}
             event.state["validated"] = {"step": self._before_step, "weights": weights}
+        if event.state and (screening := self._validator.screen.state_dict()):
+            event.state["screening"] = screening
         return event
 
     def _start(self) -> Iterator[Event]:
         """The random initialisation counts as validated: the paper's 10% teacher is one."""
         yield Evaluation(row=self._row(self._accuracy, {}))
         yield from self._harvester.find(
-            0, self._before, self._accuracy, self._before, self._accuracy
+            0, self._before, self._accuracy, self._before, self._accuracy, self._harvester.missing
         )
 
     def _validate(self) -> Iterator[Event]:
         engine = self._engine
         means = engine.means()  # waits for the device, so the lap below times the steps themselves
         rate = engine.lap()
-        accuracy = self._validator.validate(engine.compiled_model, self._harvester.missing)
-        weights = _copy(engine.model.state_dict())
-        if accuracy is None:
+        verdict = self._validator.validate(
+            engine.compiled_model, self._turn(engine.step), self._harvester.missing
+        )
+        if verdict is None:
             # Screened away: the update's other end, should the next one have to be bisected, still
             # needs its accuracy on the whole set; `_accuracy_before` measures it then.
-            self._before, self._before_step, self._accuracy_known = weights, engine.step, False
-            engine.rest()
+            self._keep(None)
             return
-        before = self._accuracy_before()
+        accuracy = verdict.accuracy
+        before = self._accuracy_before() if verdict.jumps else float("nan")
+        weights = engine.model.state_dict()
         yield Evaluation(row=self._row(accuracy, means, rate))
-        for snapshot in self._harvester.find(engine.step, self._before, before, weights, accuracy):
+        for snapshot in self._harvester.find(
+            engine.step, self._before, before, weights, accuracy, verdict.presets
+        ):
             yield snapshot
             if snapshot.preset % 10 == 0:
-                yield checkpoint_of(engine, keep_as=f"{snapshot.preset:g}")
-        self._before, self._before_step = weights, engine.step
-        self._accuracy, self._accuracy_known = accuracy, True
+                yield self._checkpoint(keep_as=f"{snapshot.preset:g}")
+        self._keep(accuracy)
+
+    def _keep(self, accuracy: float | None) -> None:
+        """Makes the present state the last validated one. accuracy: None where it is not known."""
+        engine = self._engine
+        _copy_into(self._before, engine.model.state_dict())
+        self._before_step = engine.step
+        self._accuracy_known = accuracy is not None
+        if accuracy is not None:
+            self._accuracy = accuracy
         engine.rest()
 
     def _accuracy_before(self) -> float:
