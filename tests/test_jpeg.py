@@ -1,4 +1,4 @@
-"""JPEG files decoded in part: the same pixels as Pillow's, no more than needed, nothing overlooked."""
+"""JPEG files decoded in part: Pillow's pixels, no more than needed, nothing overlooked."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_what_is_no_plain_jpeg_is_pillows_to_decode() -> None:
         assert read_header(other) is None, name
 
 
-def test_harmless_remarks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_harmless_remarks_change_nothing() -> None:
     """Bytes before the end of which nobody knows what they are: the decoder warns, Pillow does not
     mind, and nor do we."""
     content = jpeg(photo(64, 64))
