@@ -23,11 +23,14 @@ import os
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import image_stages
+import numpy as np
 import psutil
 import torch
 import torchvision
@@ -39,9 +42,12 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.transforms import v2
 
 from trainers.batches import BatchSource
-from trainers.data import Form, ImageData, SampleOrder, load, prepare
+from trainers.data import EncodedImages, Form, ImageData, SampleOrder, load, prepare
+from trainers.data.pool import DecodePool, Decoding
+from trainers.data.source import Image
+from trainers.data.views import crop_view
 from trainers.distributed import World
-from trainers.pixels import Crops, EncodedPixels
+from trainers.pixels import Crops
 from trainers.spec import Augmentation
 
 SIZE = 224
@@ -82,26 +88,40 @@ def augmented(data: ImageData, workers: int, batch: int) -> Batches:
         batch_size=batch, world=World(), device=torch.device("cpu"), decode_threads=workers,
     )  # fmt: skip
     try:
-        for step in range(1_000_000):
+        for step in count():
             yield source.batch(step).views
     finally:
         source.close()
 
 
 def views(data: ImageData, workers: int, batch: int) -> Batches:
-    """What goes to a GPU: uint8 views from our shards, cropped."""
-    samples = torch.arange(len(data.train_images))
-    pixels = EncodedPixels(
-        data.train_images, SIZE, samples, SampleOrder(len(samples), batch, "student", 0),
-        Crops(CROP_AND_FLIP, role="student", seed=0, batch_size=batch),
-        device=torch.device("cpu"), needed=lambda step: torch.arange(batch).numpy(),
-        threads=workers,
-    )  # fmt: skip
+    """What goes to a GPU: uint8 views from our shards, cropped, three batches ahead."""
+    images = data.train_images
+    assert isinstance(images, EncodedImages)
+    order = SampleOrder(len(images), batch, "student", 0)
+    crops = Crops(CROP_AND_FLIP, role="student", seed=0, batch_size=batch)
+    pool = DecodePool(workers)
+
+    def begin(step: int) -> Decoding:
+        samples = order.batch(step)
+        boxes = crops.boxes(step, np.arange(batch), images.sizes[samples])
+        assert boxes is not None
+
+        def view(position: int) -> Image:
+            index = int(samples[position])
+            top, left, height, width = boxes[position].tolist()
+            box = (top, left, height, width)
+            return crop_view(images.read(index), images.where(index), box, SIZE)
+
+        return pool.decode(batch, SIZE, view)
+
+    ahead = deque(map(begin, range(3)))
     try:
-        for step in range(1_000_000):
-            yield pixels.step(step)[1](slice(None))
+        for step in count(3):
+            yield ahead.popleft().result()
+            ahead.append(begin(step))
     finally:
-        pixels.close()
+        pool.close()
 
 
 def cpu_s() -> float:

@@ -21,7 +21,6 @@ import torch
 from PIL import Image
 from PIL.Image import Resampling
 
-from trainers.augment import Augmenter
 from trainers.data import EncodedImages, ImageData
 from trainers.data.decode import planes
 from trainers.data.jpeg import decode_rows, read_header
@@ -33,7 +32,6 @@ __all__ = ["decoders", "stages"]
 
 _PICTURES = 64
 _CROP = Augmentation(crop_scale=(0.08, 1.0))
-_FLIP = Augmentation(flip_p=0.5)
 
 Pixels = npt.NDArray[np.uint8]
 Work = Callable[[int], Any]
@@ -76,11 +74,7 @@ def _stages_of(data: ImageData, size: int) -> dict[str, Work]:
     parts = [Image.fromarray(sample.part(i, whole)) for i, whole in enumerate(sample.whole)]
     resized = [part.resize((size, size), Resampling.BILINEAR) for part in parts]
     views = np.stack([planes(view) for view in resized])
-    batch, whole_batch = np.empty_like(views), torch.from_numpy(views)
-    augmenter = Augmenter(
-        _FLIP, role="student", seed=0, batch_size=_PICTURES, image_size=size,
-        mean=data.info.mean, std=data.info.std, device=torch.device("cpu"),
-    )  # fmt: skip
+    batch = np.empty_like(views)
 
     def decode(index: int) -> Pixels | None:
         header, box = read_header(sample.encoded[index]), sample.boxes[index]
@@ -89,11 +83,6 @@ def _stages_of(data: ImageData, size: int) -> dict[str, Work]:
 
     def copy(index: int) -> None:
         batch[index] = views[index]
-
-    def augment(index: int) -> None:
-        if index == 0:  # a batch at a time
-            made = augmenter.batch_of(lambda rows: whole_batch[rows], 0, slice(0, _PICTURES))
-            made.views_NCHW.contiguous(memory_format=torch.channels_last)
 
     return {
         "bytes, held against their SHA-256": images.read,
@@ -106,7 +95,6 @@ def _stages_of(data: ImageData, size: int) -> dict[str, Work]:
         "all of a view (crop_view)": lambda i: crop_view(
             sample.encoded[i], "", sample.boxes[i], size
         ),
-        "flip, normalise, channels last (CPU)": augment,
     }
 
 

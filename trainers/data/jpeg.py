@@ -72,11 +72,9 @@ def decode_rows(
 
     height = _coded_height(header, rows)
     is_cut = height < header.height
-    if is_cut:
-        encoded = _shortened(encoded, header, height)
     try:
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            encoded,
+            _shortened(encoded, header, height) if is_cut else encoded,
             # The smallest scale that gives as much as this is the one that is meant.
             min_height=-(-height // factor),
             min_width=-(-header.width // factor),
