@@ -18,7 +18,7 @@ from trainers.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-__all__ = ["decode", "decode_all", "fit", "fit_array", "opened", "rgb"]
+__all__ = ["decode", "decode_all", "fit", "fit_array", "opened", "planes", "rgb"]
 
 _WINDOW = 256
 """Images decoded ahead of the consumer: bounds memory, keeps the threads busy."""
@@ -37,7 +37,15 @@ def fit(image: PILImage, image_size: int | None, *, shorter: int | None = None) 
         image = image.resize((width, height), Resampling.BILINEAR)
         left, top = round((width - image_size) / 2), round((height - image_size) / 2)
         image = image.crop((left, top, left + image_size, top + image_size))
-    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+    return planes(image)
+
+
+def planes(image: PILImage) -> Image:
+    """An RGB image as uint8 (3, H, W)."""
+    # Pillow gives a line's red, green and blue in turn: what is left to do moves whole lines.
+    lines = np.frombuffer(image.tobytes("raw", "RGB;L"), dtype=np.uint8)
+    lines = lines.reshape(image.height, 3, image.width)
+    return np.ascontiguousarray(lines.transpose(1, 0, 2))
 
 
 def _fits(image: PILImage, image_size: int, resized: int) -> bool:
