@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +20,13 @@ from orchestrator import paths
 from orchestrator.errors import DamagedFileError, LostNeedError, StoreError
 from orchestrator.metricsfile import read_metrics
 from orchestrator.store import Store
-from trainers.checkpoint import dump_state, dump_weights, parse_state, parse_weights, weights_digest
+from trainers.checkpoint import (
+    dump_weights,
+    parse_state,
+    parse_weights,
+    weights_digest,
+    write_state,
+)
 from trainers.errors import CheckpointError
 from trainers.events import Checkpoint, Row, Snapshot, Weights
 
@@ -96,7 +103,9 @@ def differing_column(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str 
 
 
 class Records:
-    """The files of one run, for the one process that writes them.
+    """The files of one run, for the one process that writes them. Two threads may use it where the
+    one that writes files is given the rows that they cover (`sorted_rows`), and the other one only
+    adds rows until nothing is under way any more.
 
     rows: by step, with what the store already has; none after damage. attempt: the driver's name
     for this attempt; once request.json names another, every write is refused. writes: False for
@@ -196,18 +205,21 @@ class Records:
                 self.warnings.append(f"{self._name}: {rel} passed over: {error}")
         return 0, None
 
-    def save_checkpoint(self, event: Checkpoint) -> None:
+    def save_checkpoint(self, event: Checkpoint, rows: Sequence[Row] | None = None) -> None:
         """Rows first, then the state that covers them, then older states go: at every moment the
-        store can be resumed from. A replay never puts a state before a later one."""
-        self.save_rows()
+        store can be resumed from. A replay never puts a state before a later one. rows: as in
+        `save_rows`."""
+        self.save_rows(rows)
         rolling = self._rolling()
-        data = dump_state(event.state)
         if event.keep_as is not None:
-            self._store.write_bytes(paths.checkpoint(self._name, f"acc-{event.keep_as}"), data)
+            self._write_state(f"acc-{event.keep_as}", event)
         if event.step > max(rolling, default=-1):
-            rel = paths.checkpoint(self._name, paths.step_name(event.step))
-            self._store.write_bytes(rel, data)
+            self._write_state(paths.step_name(event.step), event)
             self._drop(rolling)
+
+    def _write_state(self, stem: str, event: Checkpoint) -> None:
+        rel = paths.checkpoint(self._name, stem)
+        self._store.write_stream(rel, partial(write_state, event.state))
 
     def _rolling(self) -> list[int]:
         """Steps of the rolling states: one, or two where a kill came between write and delete."""
@@ -255,9 +267,15 @@ class Records:
                 "that does not repeat itself; the rows after it do not continue it exactly"
             )
 
-    def save_rows(self) -> None:
+    def sorted_rows(self) -> list[Row]:
+        """Those of now, which `add` will not change."""
+        return [self.rows[step] for step in sorted(self.rows)]
+
+    def save_rows(self, rows: Sequence[Row] | None = None) -> None:
+        """rows: by step, as they were when something was begun that they cover; None: those of now.
+        Costs 3 ms of the CPU's time for a thousand rows, 200 to 400 ms for a hundred thousand."""
         self._refuse_if_superseded()
-        rows = [self.rows[step] for step in sorted(self.rows)]
+        rows = self.sorted_rows() if rows is None else rows
         table = pa.table({name: [row.get(name) for row in rows] for name in self._columns})
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")

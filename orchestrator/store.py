@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from dashboards.filesystem import child_uri
@@ -42,6 +42,7 @@ class Backend(Protocol):
 
     def read(self, rel: str) -> bytes: ...
     def write(self, rel: str, data: bytes) -> None: ...
+    def write_stream(self, rel: str, fill: Callable[[BinaryIO], object]) -> None: ...
     def upload(self, source: Path, rel: str) -> None: ...
     def local(self, rel: str) -> Path: ...
     def exists(self, rel: str) -> bool: ...
@@ -109,6 +110,12 @@ class Store:
         """The file appears in full or stays as it was. Costs two fsyncs, about 1 to 20 ms."""
         with self._errors("write", rel):
             self._backend.write(_checked(rel), data)
+
+    def write_stream(self, rel: str, fill: Callable[[BinaryIO], object]) -> None:
+        """The file appears with all that `fill` writes into a stream that can seek, or stays as it
+        was. A local store holds nothing of it in memory, a remote one all."""
+        with self._errors("write", rel):
+            self._backend.write_stream(_checked(rel), fill)
 
     def write_json(self, rel: str, obj: dict[str, Any], *, in_order: bool = False) -> None:
         """Sealed. Equal objects give equal bytes: sorted keys (in_order: as they come, for a plan,

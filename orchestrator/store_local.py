@@ -36,6 +36,9 @@ class LocalBackend:
         def fill(stream: BinaryIO) -> None:
             stream.write(data)
 
+        self.write_stream(rel, fill)
+
+    def write_stream(self, rel: str, fill: Callable[[BinaryIO], object]) -> None:
         replace_file(self._root / rel, fill)
 
     def upload(self, source: Path, rel: str) -> None:

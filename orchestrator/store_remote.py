@@ -10,8 +10,9 @@ lease is advisory there (`lease`).
 
 from __future__ import annotations
 
+import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,9 +55,15 @@ class RemoteBackend:
                 return data
         raise OSError(f"{rel} is replaced faster than it can be read")
 
-    def write(self, rel: str, data: bytes) -> None:
+    def write(self, rel: str, data: bytes | memoryview) -> None:
         with self._output(rel) as stream:
             stream.write(data)
+
+    def write_stream(self, rel: str, fill: Callable[[BinaryIO], object]) -> None:
+        """In memory first: pyarrow's streams cannot seek, and cannot abort where `fill` fails."""
+        buffer = io.BytesIO()
+        fill(buffer)
+        self.write(rel, buffer.getbuffer())
 
     def upload(self, source: Path, rel: str) -> None:
         with source.open("rb") as original:

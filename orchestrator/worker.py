@@ -32,7 +32,7 @@ from trainers.distributed import World
 from trainers.engine import configure
 from trainers.errors import CheckpointError
 from trainers.evaluate import STUDENT_COLUMNS, TEACHER_COLUMNS
-from trainers.events import Event, Finished, Snapshot, Weights
+from trainers.events import Event, Finished
 from trainers.harvest import in_window, jumped_over
 from trainers.probe import train_probe
 from trainers.schedule import evaluation_steps, steps_per_epoch
@@ -204,16 +204,15 @@ def _run_teacher(job: _Job, spec: TeacherSpec) -> Iterator[Report]:
     events = train_teacher(
         spec, data, job.request, job.runtime, harvested=harvested, state=state, stop=job.stop
     )
-    for event in events:
-        if isinstance(event, Snapshot) and world.rank == 0:
-            records.save_rows()
-            records.save_snapshot(event, job.key)
-        if isinstance(event, Finished) and event.reason != "stopped" and world.rank == 0:
-            _finish_teacher(job, records, event, start)
-        yield from record(records, event, world, replayed_until=searched)
+    yield from record(
+        records, events, world, key=job.key, teacher_digest=None, replayed_until=searched,
+        finish=partial(_finish_teacher, job, records, start),
+    )  # fmt: skip
 
 
-def _finish_teacher(job: _Job, records: Records, event: Finished, start: int) -> None:
+def _finish_teacher(job: _Job, records: Records, start: int, event: Finished) -> None:
+    if event.reason == "stopped":
+        return
     presets = {
         paths.preset_name(preset): {
             field: found[field] for field in ("step", "accuracy", "alpha", "digest")
@@ -279,18 +278,25 @@ def _run_to_horizon(
         evaluate_at=tuple(sorted(needed | world.share(records.seen_again(start, horizon)))),
         keep_weights_at=tuple(sorted(keep)),
     )
-    for event in train(request, job.runtime, state=state, stop=job.stop):
-        if isinstance(event, Weights) and world.rank == 0:
-            records.save_weights(event, job.key, digest)
-        if isinstance(event, Finished) and event.reason == "done" and world.rank == 0:
-            extra = behind | {
-                "horizon": max(job.request.horizon, *records.rows),
-                "first_step": start + 1,
-                "replayed": any(bool(row["replayed"]) for row in records.rows.values()),
-            }
-            records.save_result(_result(job, step=max(records.rows), extra=extra))
-            _keep(job, records)
-        yield from record(records, event, world, replayed_until=reached)
+    events = train(request, job.runtime, state=state, stop=job.stop)
+    yield from record(
+        records, events, world, key=job.key, teacher_digest=digest, replayed_until=reached,
+        finish=partial(_finish_at_horizon, job, records, behind, start),
+    )  # fmt: skip
+
+
+def _finish_at_horizon(
+    job: _Job, records: Records, behind: dict[str, Any], start: int, event: Finished
+) -> None:
+    if event.reason != "done":
+        return
+    extra = behind | {
+        "horizon": max(job.request.horizon, *records.rows),
+        "first_step": start + 1,
+        "replayed": any(bool(row["replayed"]) for row in records.rows.values()),
+    }
+    records.save_result(_result(job, step=max(records.rows), extra=extra))
+    _keep(job, records)
 
 
 def _steps_to_evaluate(

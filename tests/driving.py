@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
@@ -192,6 +192,10 @@ class MortalStore(Store):
     def write_bytes(self, rel: str, data: bytes) -> None:
         self._change()
         super().write_bytes(rel, data)
+
+    def write_stream(self, rel: str, fill: Callable[[BinaryIO], object]) -> None:
+        self._change()
+        super().write_stream(rel, fill)
 
     def upload(self, local: Path, rel: str) -> None:
         self._change()

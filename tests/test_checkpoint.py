@@ -1,20 +1,22 @@
 """Files of weights: round trips, damage, and pickles that would run code."""
 
+import errno
 import hashlib
+import io
 import os
 import pickle
 
 import pytest
 import torch
-from training_helpers import a_teacher, assert_equal_states, image_data
+from training_helpers import a_teacher, assert_equal_states, image_data, state_bytes
 
 from trainers.checkpoint import (
     _MAGIC,
-    dump_state,
     dump_weights,
     parse_state,
     parse_weights,
     weights_digest,
+    write_state,
 )
 from trainers.errors import CheckpointError
 
@@ -31,13 +33,13 @@ def a_state():
 
 def test_states_come_back_as_they_were():
     state = a_state()
-    found = parse_state(dump_state(state))
+    found = parse_state(state_bytes(state))
     assert_equal_states(state, found)
     assert found["model"]["weight"].stride() == state["model"]["weight"].stride()
 
 
 def test_a_flipped_bit_anywhere_is_noticed():
-    data = dump_state(a_state())
+    data = state_bytes(a_state())
     for place in [*range(0, 60), *range(60, len(data), 97), len(data) - 1]:
         damaged = bytearray(data)
         damaged[place] ^= 1
@@ -46,7 +48,7 @@ def test_a_flipped_bit_anywhere_is_noticed():
 
 
 def test_a_truncated_or_foreign_file_is_refused():
-    data = dump_state(a_state())
+    data = state_bytes(a_state())
     for length in (0, 5, len(_MAGIC), len(_MAGIC) + 31, len(_MAGIC) + 32, len(data) - 1):
         with pytest.raises(CheckpointError):
             parse_state(data[:length])
@@ -80,7 +82,7 @@ def test_a_state_with_the_right_checksum_runs_no_code(tmp_path, legacy):
 
 def test_a_state_that_is_no_mapping_is_refused():
     with pytest.raises(CheckpointError, match="no state"):
-        parse_state(dump_state([1, 2]))
+        parse_state(state_bytes([1, 2]))
 
 
 def test_weights_come_back_and_have_one_digest():
@@ -105,3 +107,52 @@ def test_a_truncated_snapshot_is_refused(length):
         parse_weights(data[:length])
     with pytest.raises(CheckpointError):
         parse_weights(pickle.dumps({"a": 1}))
+
+
+def test_a_state_is_its_checksum_and_torchs_archive():
+    """The format of every store there is, made at once as it was before it was streamed."""
+    state = a_state()
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    payload = stream.getvalue()
+    assert state_bytes(state) == _MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+class Stream(io.BytesIO):
+    """Says how much it was given at a time at most, and is full at `room` bytes."""
+
+    def __init__(self, room=1 << 30):
+        super().__init__()
+        self.room = room
+        self.most = 0
+
+    def write(self, data):
+        self.most = max(self.most, len(data))
+        if self.tell() + len(data) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+def test_a_state_is_written_tensor_by_tensor():
+    stream = Stream()
+    write_state({"model": {name: torch.ones(10_000) for name in "abcdef"}}, stream)
+    assert stream.most == 40_000
+
+
+def test_wherever_a_stream_is_full_its_own_error_is_raised():
+    """torch's writer would name a position in its archive."""
+    size = len(state_bytes(a_state()))
+    for room in [*range(0, size, 131), size - 1]:
+        with pytest.raises(OSError, match="No space left") as caught:
+            write_state(a_state(), Stream(room))
+        assert caught.value.errno == errno.ENOSPC
+    write_state(a_state(), Stream(size))
+
+
+def test_an_error_of_torchs_own_is_not_one_of_the_stream(monkeypatch):
+    def broken(state, stream):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(RuntimeError, match="no such thing"):
+        write_state(a_state(), io.BytesIO())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from pyarrow import fs
@@ -51,6 +52,28 @@ class TestEveryStore:
         assert store.read_bytes("a/b/c.bin") == b"\0one"
         store.write_bytes("a/b/c.bin", b"")
         assert store.read_bytes("a/b/c.bin") == b""
+
+    def test_a_streamed_file_comes_back_as_it_was_left(self, store: Store) -> None:
+        def fill(stream: BinaryIO) -> None:
+            stream.write(b"....one, two")
+            stream.seek(0)
+            stream.write(b"head")
+
+        store.write_stream("a/b.bin", fill)
+        assert store.read_bytes("a/b.bin") == b"headone, two"
+
+    def test_a_stream_that_fails_changes_nothing(self, store: Store) -> None:
+        store.write_bytes("a/b.bin", b"old")
+
+        def fill(stream: BinaryIO) -> None:
+            stream.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with pytest.raises(StoreError, match="cannot write") as caught:
+            store.write_stream("a/b.bin", fill)
+        assert caught.value.errno == errno.ENOSPC
+        assert store.read_bytes("a/b.bin") == b"old"
+        assert store.list("a") == ["b.bin"]
 
     def test_json_is_deterministic(self, store: Store) -> None:
         store.write_json("x.json", {"b": [1, 2.5], "a": {"ü": None}})

@@ -20,11 +20,11 @@ from training_helpers import (
     rows,
     run_student,
     soft_targets,
+    state_bytes,
     student_spec,
 )
 
 from trainers.augment import normalise
-from trainers.checkpoint import dump_state
 from trainers.distributed import World
 from trainers.engine import WINDOW, Engine
 from trainers.errors import NonFiniteLossError, UnsuitableError
@@ -214,17 +214,17 @@ def test_a_checkpoint_is_a_copy_that_later_steps_leave_alone():
     runtime = Runtime(checkpoint_every_s=0.0)
     events = train_student(student_spec("A"), DATA, Request(horizon=4), runtime)
     first = next(event for event in events if isinstance(event, Checkpoint))
-    taken = dump_state(first.state)
+    taken = state_bytes(first.state)
     list(events)
-    assert dump_state(first.state) == taken
+    assert state_bytes(first.state) == taken
 
 
 def test_a_state_that_was_resumed_from_can_be_resumed_from_again():
     spec = student_spec("A")
     state = final_state(run_student(spec, DATA, 5))
-    taken = dump_state(state)
+    taken = state_bytes(state)
     list(train_student(spec, DATA, Request(horizon=10), RUNTIME, state=state))
-    assert dump_state(state) == taken
+    assert state_bytes(state) == taken
 
 
 def test_stop_at_the_horizon_is_no_interruption():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -380,6 +383,52 @@ def test_killed_between_any_two_writes_of_a_teacher(tmp_path: Path) -> None:
         assert numbers(store, teacher) == numbers(whole, teacher)
         shutil.rmtree(store.root)
     assert deaths > 5
+
+
+MORTAL = """
+import io, os, signal, sys
+from orchestrator.store import Store
+from orchestrator.worker import execute
+from trainers.pulse import PULSE
+from trainers.spec import Runtime
+
+
+class Mortal(Store):
+    '''Killed in the middle of the state of that step, when training has gone on by another.'''
+
+    def write_stream(self, rel, fill):
+        whole = io.BytesIO()
+        fill(whole)
+
+        def half(stream):
+            stream.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+            stream.flush()
+            while PULSE.beats <= int(sys.argv[3]):
+                pass
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        super().write_stream(rel, half if rel.endswith(sys.argv[3] + ".ckpt") else fill)
+
+
+runtime = Runtime(checkpoint_every_s=0.0)
+for report in execute(Mortal(sys.argv[1]), sys.argv[2], runtime, None):
+    print(report["event"], report.get("step"))
+"""
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_killed_while_a_state_is_written_and_training_goes_on(
+    step: int, reference: Store, store: Store, tmp_path: Path
+) -> None:
+    name = order(tiny_plan(tmp_path, text=A), store)
+    command = [sys.executable, "-c", MORTAL, str(store.root), name, f"{step:08}"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert f"checkpoint {step}" not in done.stdout  # it was never there
+    assert checkpoints(store, name) == [f"step-{step - 1:08}.ckpt"] * (step > 1)
+    assert len(store.sweep_temporaries()) == 1
+    assert first_step(run(store, name)) == step
+    assert numbers(store, name) == numbers(reference, name)
 
 
 def test_events_without_a_stop_flag(store: Store, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the training tests share: a small learnable data set, small specs, recorders."""
 
+import io
 import os
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from trainers.batches import BatchSource
-from trainers.checkpoint import dump_state, parse_state
+from trainers.checkpoint import parse_state, write_state
 from trainers.data import DatasetInfo, ImageData
 from trainers.distributed import World
 from trainers.events import Checkpoint, Evaluation, Finished
@@ -212,8 +213,15 @@ def run_interrupted(train, stops):
         part = list(train(state, StopAfter(steps)))
         assert part[-1] == Finished(reason="stopped", step=part[-2].step)
         events += part[:-1]
-        state = parse_state(dump_state(final_state(part)))
+        state = parse_state(state_bytes(final_state(part)))
     return events + list(train(state, None))
+
+
+def state_bytes(state):
+    """What its file would hold."""
+    stream = io.BytesIO()
+    write_state(state, stream)
+    return stream.getvalue()
 
 
 def assert_equal_states(left, right, path="state"):

@@ -96,8 +96,8 @@ def _wrap_update(engine_class):
 def _wrap_save(records_class):
     save = records_class.save_checkpoint
 
-    def wrapped(self, event):
-        save(self, event)
+    def wrapped(self, event, rows=None):
+        save(self, event, rows)
         if _record is not None:
             _record.saved(event.step)
 
