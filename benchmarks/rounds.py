@@ -7,7 +7,7 @@ averages does not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any, Protocol
@@ -76,18 +76,17 @@ def play(
     rounds: int,
     steps: int,
     told: Callable[[int, dict[str, Turn]], None] = lambda number, turns: None,
-) -> list[dict[str, Turn]]:
-    """Each round's turns by name. A first round, in which compilers and clocks settle, is thrown
-    away. Who begins changes from round to round, so that nobody always follows the same one."""
-    found = []
+) -> Iterator[dict[str, Turn]]:
+    """Each round's turns by name, as it ends. A first round, in which compilers and clocks settle,
+    is told of and thrown away. Who begins changes from round to round, so that nobody always
+    follows the same one."""
     for number in range(rounds + 1):
         first = number % len(contenders)
         order = contenders[first:] + contenders[:first]
         turns = {contender.name: contender.turn(steps) for contender in order}
         told(number, turns)
         if number > 0:
-            found.append(turns)
-    return found
+            yield turns
 
 
 @dataclass(frozen=True)

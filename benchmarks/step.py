@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from machine import describe
 from rich.console import Console
 from rich.table import Table
 from rounds import Turn, play
-from step_measures import Measure, measures, per_step
+from step_measures import measures, per_step
 from step_profile import summary, write_summaries
 
 from trainers.data import ImageData
@@ -59,29 +59,40 @@ def setting_of(options: argparse.Namespace, precision: Any, data: ImageData) -> 
 
 
 def measure(
-    setting: Setting, options: argparse.Namespace, profiles: dict[str, Any]
+    setting: Setting,
+    options: argparse.Namespace,
+    keep: Callable[[dict[str, Any]], None],
+    profiles: dict[str, Any],
 ) -> dict[str, Any]:
-    """One precision, for the JSON; prints its tables and adds to `profiles`."""
+    """One precision, for the JSON: handed to `keep` after each round too, so that a run which is
+    cut short has what it measured. Prints the tables and adds to `profiles`."""
     lined = LineUp(setting, min(options.steps, _TRIAL_STEPS), say)
     lined.add_ours(options.strategies)
     wanted = [name for name in options.baselines if BASELINES[name] in options.strategies]
     lined.add_baselines(wanted, options.workers)
-    before = describe_device(setting.device)
-    rounds = play(lined.contenders, rounds=options.rounds, steps=options.steps, told=tell)
-    after = describe_device(setting.device)
+    before, rounds, found = describe_device(setting.device), [], {}
+    for turns in play(lined.contenders, rounds=options.rounds, steps=options.steps, told=tell):
+        rounds.append(turns)
+        found = {"device_before": before, **result(lined, rounds)}
+        keep(found)
     if options.profile is not None:
         profiles |= profiled(lined, options)
+        write_summaries(options.profile, profiles)
     lined.close()
-    steps = per_step(rounds, setting.batch)
+    print_tables(f"{setting.precision}, {before['name']}", found)
+    return found
+
+
+def result(lined: LineUp, rounds: list[dict[str, Turn]]) -> dict[str, Any]:
+    setting = lined.setting
     rows = measures(rounds, on_cpu=setting.device.type == "cpu")
-    print_tables(f"{setting.precision}, {before['name']}", steps, rows)
     return {
         "precision": setting.precision,
-        "device_before": before,
-        "device_after": after,
+        "n": len(rounds),
+        "device_after": describe_device(setting.device),
         "measures": [row.as_json() for row in rows],
-        "contenders": steps,
-        "lightning_workers": lined.workers,
+        "contenders": per_step(rounds, setting.batch),
+        "workers": {"used": lined.workers, "lightning_images_per_s": lined.tried},
         "left_out": lined.left_out,
     }
 
@@ -107,28 +118,28 @@ def profiled(lined: LineUp, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def print_tables(title: str, steps: dict[str, dict[str, Any]], rows: list[Measure]) -> None:
+def print_tables(title: str, found: dict[str, Any]) -> None:
     table = Table("", "ms a step", "quartiles", "images/s", "processor ms", title=title)
-    for name, found in steps.items():
-        about = found["step_ms"]
-        low, high = about["quartiles"]
+    for name, about in found["contenders"].items():
         table.add_row(
-            name, f"{about['median']:.4g}", f"{low:.4g} to {high:.4g}",
-            f"{found['images_per_s']:,.0f}", f"{found['cpu_ms']:.4g}",
+            name, f"{about['step_ms']['median']:,.4g}", span(about["step_ms"]["quartiles"]),
+            f"{about['images_per_s']:,.0f}", f"{about['cpu_ms']:,.4g}",
         )  # fmt: skip
     console.print(table)
-    table = Table(
-        "", "goal", "median", "quartiles", "least to greatest", "all rounds", "by CPU time"
-    )
-    for row in rows:
-        about = row.spread
-        low, high = about.quartiles
+    heads = ("", "goal", "median", "quartiles", "least to greatest", "all rounds", "by CPU time")
+    table = Table(*heads, title=f"n = {found['n']} rounds")
+    for row in found["measures"]:
+        by_cpu = row.get("on_cpu")
         table.add_row(
-            row.name, row.goal, f"{about.median:,.4g}", f"{low:,.4g} to {high:,.4g}",
-            f"{about.least:,.4g} to {about.greatest:,.4g}", f"{row.pooled:,.4g}",
-            "" if row.on_cpu is None else f"{row.on_cpu.median:.4g}",
+            row["measure"], row["goal"], f"{row['median']:,.4g}", span(row["quartiles"]),
+            span((row["least"], row["greatest"])), f"{row['pooled']:,.4g}",
+            f"{by_cpu['median']:.4g}" if by_cpu else "",
         )  # fmt: skip
     console.print(table)
+
+
+def span(ends: Sequence[float]) -> str:
+    return " to ".join(f"{end:,.4g}" for end in ends)
 
 
 def installed(packages: Sequence[str]) -> list[str]:
@@ -175,29 +186,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     configure(Runtime(device=options.device, threads=options.threads))
     data = load_images(options.data, train=options.images, test=options.test_images)
+    about = facts(options, data)
+    done: list[dict[str, Any]] = []
     profiles: dict[str, Any] = {}
-    found = [
-        measure(setting_of(options, precision, data), options, profiles)
-        for precision in options.precision
-    ]
-    if options.profile is not None:
-        write_summaries(options.profile, profiles)
-    if options.json is not None:
-        about = {
-            "n": options.rounds,
-            "machine": describe(*installed(_PACKAGES)),
-            "width": options.width,
-            "batch": options.batch,
-            "augmentation": options.augmentation,
-            "steps_a_turn": options.steps,
-            "compile": options.compile,
-            "training_images": len(data.train_labels),
-            "images_are": "CIFAR-10" if options.data else "noise",
-            "results": found,
-        }
-        options.json.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-    failed = {"floor", *options.strategies} & {name for each in found for name in each["left_out"]}
+
+    def keep(found: dict[str, Any]) -> None:
+        if options.json is not None:
+            text = json.dumps({**about, "results": [*done, found]}, indent=2, ensure_ascii=False)
+            options.json.write_text(text + "\n")
+
+    for precision in options.precision:
+        done.append(measure(setting_of(options, precision, data), options, keep, profiles))
+    failed = {"floor", *options.strategies} & {name for found in done for name in found["left_out"]}
     return 1 if failed else 0
+
+
+def facts(options: argparse.Namespace, data: ImageData) -> dict[str, Any]:
+    return {
+        "machine": describe(*installed(_PACKAGES)),
+        "width": options.width,
+        "batch": options.batch,
+        "augmentation": options.augmentation,
+        "steps_a_turn": options.steps,
+        "compile": options.compile,
+        "training_images": len(data.train_labels),
+        "test_images": len(data.test_labels),
+        "images_are": "CIFAR-10" if options.data else "noise",
+    }
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import step
 from baselines.floor import Floor, capture
 from baselines.images import load_images
 from baselines.lineup import LineUp
-from baselines.ours import OurStep
+from baselines.ours import LEAD_IN, OurStep
 from baselines.setting import TEMPERATURE, Setting
 from rounds import Turn, play, spread
 from step_measures import measures, per_step
@@ -72,7 +72,7 @@ def test_spread_of_values():
 def test_rounds_rotate_and_the_first_does_not_count():
     log, told = [], []
     contenders = [Recorded(name, 1.0, log) for name in "abc"]
-    found = play(contenders, rounds=3, steps=2, told=lambda number, turns: told.append(number))
+    found = list(play(contenders, rounds=3, steps=2, told=lambda number, _: told.append(number)))
     assert "".join(log) == "abc" + "bca" + "cab" + "abc"
     assert told == [0, 1, 2, 3]
     assert len(found) == 3
@@ -144,7 +144,7 @@ def test_images_of_parquet_files_or_their_folder(tmp_path):
 def test_our_step_is_the_engine_s(strategy):
     ours = OurStep(setting(), strategy)
     turn = ours.turn(3)
-    assert ours.engine.step == 3 + 2  # the lead-in
+    assert ours.engine.step == LEAD_IN + 3
     assert turn.images == 24
     assert all(np.isfinite(value) for value in ours.engine.means().values())
     ours.close()
@@ -199,6 +199,14 @@ def test_torchdistill_minimises_strategy_b_s_losses_and_leaves_the_teacher():
     assert all(parameter.grad is None for parameter in box.teacher_model.parameters())
 
 
+def test_no_part_needs_the_orchestrator():
+    """It runs where only torch, Arrow and rich are."""
+    folder = Path(step.__file__).parent
+    names = ("accelerator", "machine", "rounds", "step", "step_measures", "step_profile")
+    for path in [*(folder / f"{name}.py" for name in names), *folder.glob("baselines/*.py")]:
+        assert "orchestrator" not in path.read_text(), path
+
+
 # -- whole runs ----------------------------------------------------------------------------------
 
 
@@ -210,7 +218,7 @@ def test_a_tiny_run_of_ours(tmp_path):
     assert [each["precision"] for each in found["results"]] == ["fp32", "bf16"]
     for each in found["results"]:
         assert set(each["contenders"]) == {"floor", "A", "B", "C", "evaluation"}
-        assert len(each["contenders"]["A"]["rounds_ms"]) == found["n"] == 2
+        assert len(each["contenders"]["A"]["rounds_ms"]) == each["n"] == 2
         assert len(each["measures"]) == 5
         assert each["left_out"] == {}
     profiles = json.loads(profile.read_text())
@@ -237,7 +245,7 @@ def test_numbers_of_workers_are_tried(tmp_path):
     assert step.main([*TINY, *options]) == 0
     (found,) = json.loads(out.read_text())["results"]
     assert found["left_out"] == {}
-    assert "0" in found["lightning_workers"]
+    assert "0" in found["workers"]["lightning_images_per_s"]
 
 
 def test_profile_as_text(tmp_path):

@@ -25,8 +25,8 @@ _WORKERS = (0, 1, 2, 4, 8, 16)
 @dataclass
 class LineUp:
     """steps: those of a turn in which numbers of workers are compared. contenders: each has done a
-    step already. left_out: who does not take part, and why. workers: images/s of Lightning by
-    number of DataLoader workers; the best number serves both baselines.
+    step already. left_out: who does not take part, and why. workers: of the baselines' DataLoaders.
+    tried: images/s of Lightning by number of workers; the best number serves both baselines.
     """
 
     setting: Setting
@@ -34,7 +34,8 @@ class LineUp:
     say: Callable[[str], None]
     contenders: list[Contender] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    workers: dict[int, float] = field(default_factory=dict)
+    workers: int = 0
+    tried: dict[int, float] = field(default_factory=dict)
 
     def add_ours(self, strategies: Sequence[Strategy]) -> None:
         """The floor, our steps, and the evaluation of strategy A's student."""
@@ -51,13 +52,14 @@ class LineUp:
 
     def add_baselines(self, names: Sequence[str], workers: int | None) -> None:
         """workers: of their DataLoaders; None finds the best number for Lightning."""
-        best = workers or 0
+        self.workers = workers or 0
         if "lightning" in names:
-            with self._or_left_out("Lightning"):
-                best = self._best_workers() if workers is None else workers
-            self._add("Lightning", lambda: self._lightning(best))
+            if workers is None:
+                with self._or_left_out("Lightning"):
+                    self.workers = self._best_workers()
+            self._add("Lightning", self._lightning)
         if "torchdistill" in names:
-            self._add("torchdistill", lambda: self._torchdistill(best))
+            self._add("torchdistill", self._torchdistill)
 
     def close(self) -> None:
         for contender in self.contenders:
@@ -79,21 +81,21 @@ class LineUp:
             self.say(f"{name} is left out: {self.left_out[name]}")
 
     def _best_workers(self) -> int:
-        for workers in _WORKERS:
-            if workers <= usable_cores():
-                turn = self._lightning(workers).turn(self.steps)
-                self.workers[workers] = round(turn.images / turn.wall_s, 1)
-                self.say(f"Lightning, {workers} workers: {self.workers[workers]:,.0f} images/s")
-        return max(self.workers, key=lambda number: self.workers[number])
+        for self.workers in _WORKERS:
+            if self.workers <= usable_cores():
+                turn = self._lightning().turn(self.steps)
+                self.tried[self.workers] = rate = round(turn.images / turn.wall_s, 1)
+                self.say(f"Lightning, {self.workers} workers: {rate:,.0f} images/s")
+        return max(self.tried, key=lambda number: self.tried[number])
 
     # Imported where they are used: the baselines are no dependency of the project.
 
-    def _lightning(self, workers: int) -> Contender:
+    def _lightning(self) -> Contender:
         from baselines.lightning_stack import LightningStep
 
-        return LightningStep(self.setting, workers)
+        return LightningStep(self.setting, self.workers)
 
-    def _torchdistill(self, workers: int) -> Contender:
+    def _torchdistill(self) -> Contender:
         from baselines.torchdistill_stack import TorchdistillStep
 
-        return TorchdistillStep(self.setting, workers)
+        return TorchdistillStep(self.setting, self.workers)

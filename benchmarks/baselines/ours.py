@@ -20,7 +20,7 @@ from trainers.targets import SoftTargets, TargetsIdentity, write_targets
 
 __all__ = ["LEAD_IN", "OurEvaluation", "OurStep"]
 
-LEAD_IN = 2
+LEAD_IN = 1
 """Steps before those that count, so that caches hold this contender's data, not the last one's."""
 
 

@@ -94,6 +94,6 @@ def loader_options(setting: Setting, workers: int) -> dict[str, Any]:
 
 
 def settle_batches(workers: int) -> int:
-    """Batches that workers have made before the first step asks: they are not counted, nor are as
-    many more, so that those which count were made at the pace of the loader."""
-    return 2 * _PREFETCH * workers + 2
+    """Steps before those that count: a batch more than workers are asked for at once, so that
+    those which count were asked for, and made, while steps ran."""
+    return _PREFETCH * workers + 1
