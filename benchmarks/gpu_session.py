@@ -7,8 +7,8 @@ Runs one benchmark after the other, the most telling first, each in a process of
 limit of its own; one that fails or hangs is ended and the next one begins. Nothing is begun that
 could not be of use in the time that is left. FOLDER gets `results.json`, written after every
 stage, `log.txt` with all that they printed, and `summary.txt`. Given again with the same folder, it
-goes on where it stopped, so a session of several short calls works too; `--only` does the named
-ones again.
+goes on where its time was over, so a session of several short calls works too; `--only` does the
+named ones again.
 
     runs        does the code run there: precisions, strategies, compile, CUDA graphs
     tests       pytest, the tests that need a GPU
@@ -55,6 +55,9 @@ ENOUGH = 0.9
 """Of its limit: a stage that gives itself a time box ends by itself before it is ended."""
 
 _OURS = ("--device", "{device}", "--json", "{json}")
+
+LEFT_OUT, CUT_SHORT = "left out", "cut short"
+"""What the next session does (again)."""
 
 console = Console()
 
@@ -127,10 +130,9 @@ class Session:
         """How the stage went, and what it wrote."""
         refusal = self._refusal(stage)
         if refusal is not None:
-            return {"state": "left out", "why": refusal}
-        limit_s = min(stage.limit_s, self.left_s)
+            return {"state": LEFT_OUT, "why": refusal}
         with tempfile.TemporaryDirectory() as folder:
-            found = self._run(stage, Path(folder), limit_s)
+            found = self._run(stage, Path(folder))
             return found | _written(Path(folder))
 
     def _refusal(self, stage: Stage) -> str | None:
@@ -142,29 +144,30 @@ class Session:
             return f"{self.left_s:.0f} s left, {stage.least_s:.0f} s are the least"
         return None
 
-    def _run(self, stage: Stage, folder: Path, limit_s: float) -> dict[str, Any]:
-        began = time.monotonic()
-        output = folder / "output.txt"
-        with output.open("wb") as sink:
+    def _run(self, stage: Stage, folder: Path) -> dict[str, Any]:
+        began, limit_s = time.monotonic(), min(stage.limit_s, self.left_s)
+        command = self._command(stage, folder, limit_s)
+        log = self.out / "log.txt"
+        with log.open("ab") as sink:
+            sink.write(f"\n===== {stage.name}: {' '.join(command)}\n".encode())
+            sink.flush()
+            start = sink.tell()
             process = subprocess.Popen(
-                self._command(stage, folder, limit_s),
+                command,
                 cwd=ROOT,
                 env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "110"},
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that its own processes end with it
+                process_group=0,  # so that its own processes end with it
             )
             status = _wait(process, limit_s)
-        text = output.read_text(errors="replace")
-        with (self.out / "log.txt").open("a") as log:
-            log.write(f"\n===== {stage.name}: {' '.join(map(str, process.args))}\n{text}")
-        state = {None: "out of time", 0: "done"}.get(status, "failed")
+        said = log.read_bytes()[start:].decode(errors="replace")
         return {
-            "state": state,
+            "state": _state(status, is_cut=limit_s < stage.limit_s),
             "status": status,
             "seconds": round(time.monotonic() - began, 1),
-            "tail": text.splitlines()[-TAIL_LINES:],
+            "tail": said.splitlines()[-TAIL_LINES:],
         }
 
     def _command(self, stage: Stage, folder: Path, limit_s: float) -> list[str]:
@@ -215,6 +218,13 @@ def _wait(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
     return status
 
 
+def _state(status: int | None, *, is_cut: bool) -> str:
+    """is_cut: the session's time was over before the stage's own."""
+    if status is None:
+        return CUT_SHORT if is_cut else "out of time"
+    return "failed" if status else "done"
+
+
 def _written(folder: Path) -> dict[str, Any]:
     """The JSON files of a stage, in part where it was ended before its end."""
     found = {}
@@ -246,10 +256,10 @@ def write_results(out: Path, results: Mapping[str, Any]) -> None:
 
 
 def is_due(stage: Stage, results: Mapping[str, Any], only: Sequence[str]) -> bool:
-    """What has been left out is asked again; what failed would fail again."""
+    """What the time did not suffice for; what failed would fail again."""
     if only:
         return stage.name in only
-    return bool(results["stages"].get(stage.name, {}).get("state", "left out") == "left out")
+    return results["stages"].get(stage.name, {}).get("state", LEFT_OUT) in (LEFT_OUT, CUT_SHORT)
 
 
 def show(console: Console, results: Mapping[str, Any]) -> None:
@@ -308,9 +318,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_due(stage, results, options.only):
             continue
         console.print(f"{stage.name}: begins, {session.left_s:.0f} s left")
-        results["stages"][stage.name] = session.run(stage)
+        found = session.run(stage)
+        if found["state"] != LEFT_OUT or stage.name not in results["stages"]:
+            results["stages"][stage.name] = found  # what was cut short keeps what it has found
         write_results(options.out, results)
-        found = results["stages"][stage.name]
         console.print(f"{stage.name}: {found['state']}, {found.get('seconds', 0)} s")
     show(console, results)
     return 0

@@ -205,7 +205,7 @@ def session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     stages = (
         stage(name="bad", script="bad.py", least_s=0, limit_s=60),
         stage(name="absent", script="absent.py", least_s=0, limit_s=60),
-        stage(name="hanging", script="hanging.py", least_s=0, limit_s=60),
+        stage(name="hanging", script="hanging.py", least_s=1, limit_s=60),
         stage(name="data", script="good.py", least_s=0, limit_s=60, needs_data=True),
         stage(name="long", script="good.py", least_s=9e9, limit_s=60),
         stage(
@@ -244,7 +244,7 @@ def _impatient(wait: Callable[[Any, float], int | None]) -> Callable[[Any, float
     """The time of the stage that hangs is over once it has written what it writes."""
 
     def wait_less(process: Any, limit_s: float) -> int | None:
-        if process.args[1].endswith("hanging.py"):
+        if Path(process.args[1]).name == "hanging.py" and Path(process.args[1]).read_text() != GOOD:
             result = Path(process.args[process.args.index("--json") + 1])
             while not result.exists() or not result.read_text().endswith("}"):
                 time.sleep(0.05)
@@ -276,6 +276,24 @@ def test_a_session_goes_on_where_it_stopped(session: ModuleType, tmp_path: Path)
     assert str(tmp_path / "train.parquet") in stages["good"]["result"]["argv"]
     session.main([*base, "--only", "bad"])
     assert read(out / "results.json")["stages"]["bad"]["state"] == "done"
+
+
+def test_what_the_session_cut_short_is_begun_again(
+    session: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keeps what it found until it finds more."""
+    out = tmp_path / "out"
+    base = ["--out", str(out), "--device", "cpu", "--only", "hanging"]
+    monkeypatch.setattr(session, "_wait", _impatient(session._wait))
+    session.main([*base, "--minutes", "0.9"])  # less than the stage's own minute
+    found = read(out / "results.json")["stages"]["hanging"]
+    assert (found["state"], found["result"]["headline"]) == ("cut short", ["so far"])
+    session.main([*base, "--minutes", "0"])
+    assert read(out / "results.json")["stages"]["hanging"] == found
+    (tmp_path / "hanging.py").write_text(GOOD)
+    monkeypatch.setattr(session, "STAGES", session.STAGES[2:3])
+    session.main([*base[:-2], "--minutes", "5"])
+    assert read(out / "results.json")["stages"]["hanging"]["state"] == "done"
 
 
 def test_a_steps_measures_are_headlines() -> None:
