@@ -15,7 +15,7 @@ from orchestrator.errors import Problem, nearest
 from orchestrator.fieldtypes import Value, plain
 from orchestrator.grid import Grid, Place, Point, expand_grid, projection
 from orchestrator.settings import FIELDS, INDEX
-from orchestrator.workers import DEFAULT, gpus_per_worker, named_datasets, workers_of
+from orchestrator.workers import DEFAULT, named_datasets, share_of, workers_of
 from trainers.data.info import DatasetInfo
 from trainers.schedule import steps_per_epoch
 
@@ -176,7 +176,7 @@ def _datasets_known(field: str) -> _Check:
 
 def _whole_gpus(share: Value, workers: Value, dataset: str, infos: Infos) -> _Fault | None:
     count, is_auto = workers_of(workers, dataset)
-    gpus = gpus_per_worker(share, dataset)
+    gpus = share_of(share, dataset).number
     if gpus == 1 or count == 1 or is_auto:
         return None
     message = f"is {gpus:g}, but runs on {dataset} have {count} workers"

@@ -20,7 +20,8 @@ __all__ = ["ClusterView", "Node", "Picture", "Silence", "read_cluster"]
 @dataclass(frozen=True, kw_only=True)
 class Node:
     """A living node. gpus, cpus: in all. free_…: of nobody; ours_…: held by trials of this driver
-    and by processes that Tune keeps warm. is_draining: it is about to leave."""
+    and by processes that Tune keeps warm. gpu_model: of its GPUs, as Ray names it; "" where it does
+    not. is_draining: it is about to leave."""
 
     node_id: str
     gpus: float = 0.0
@@ -29,6 +30,7 @@ class Node:
     free_cpus: float = 0.0
     ours_gpus: float = 0.0
     ours_cpus: float = 0.0
+    gpu_model: str = ""
     is_draining: bool = False
 
     def devices(self, *, use_gpu: bool) -> float:
@@ -55,6 +57,11 @@ class Picture:
     @property
     def draining(self) -> frozenset[str]:
         return frozenset(node.node_id for node in self.nodes if node.is_draining)
+
+    @property
+    def gpu_models(self) -> frozenset[str]:
+        """Of nodes that have GPUs."""
+        return frozenset(node.gpu_model for node in self.nodes if node.devices(use_gpu=True))
 
     def total(self, *, use_gpu: bool) -> float:
         return sum(node.devices(use_gpu=use_gpu) for node in self.nodes)
@@ -197,8 +204,18 @@ def _node(
         free_cpus=free.get("CPU", 0.0),
         ours_gpus=gpus,
         ours_cpus=cpus,
+        gpu_model=_gpu_model(resources),
         is_draining=is_draining,
     )
+
+
+_GPU_MODEL = "accelerator_type:"
+
+
+def _gpu_model(resources: dict[str, float]) -> str:
+    """Ray counts one of a resource that is called after the model."""
+    named = (name for name in resources if name.startswith(_GPU_MODEL))
+    return next(named, "").removeprefix(_GPU_MODEL)
 
 
 def _held_by_us() -> dict[str, tuple[float, float]]:

@@ -18,7 +18,7 @@ import psutil
 from dashboards.store import child_uri
 from orchestrator import paths
 from orchestrator.admission import Capacity, Shape
-from orchestrator.clusterview import ClusterView, read_cluster
+from orchestrator.clusterview import ClusterView, Picture, read_cluster
 from orchestrator.conductor import Conductor, Listener, TrialSettings
 from orchestrator.errors import MachineError, StoreError
 from orchestrator.following import ClusterLostError, Follower
@@ -30,6 +30,7 @@ from orchestrator.raycluster import check_address, connect
 from orchestrator.rayprocesses import end_process, survive_memory_monitor
 from orchestrator.retry import Failure
 from orchestrator.shapes import refuse_unfit, shape_of
+from orchestrator.sharing import Sharing, most_runs, shipped_table
 from orchestrator.stopping import driver_of, forget_others, watching
 from orchestrator.store import Store
 from orchestrator.tuning import Tuning, repeating
@@ -107,12 +108,15 @@ def drive(
         view = ClusterView(partial(read_cluster, is_shared=is_shared))
         use_gpu, capacity = _capacity(view, options)
         _refuse_unfit(plan.left, capacity.total, options, use_gpu=use_gpu)
+        shares = _auto_shares(plan, view.picture, progress)
         ledger = Ledger(
             plan.left,
             capacity,
             held=plan.held_tokens,
             costs={unit.name: _cost(unit, plan) for unit in plan.left},
-            shape_of=lambda task: _shape(task, options, use_gpu, capacity.total),
+            shape_of=lambda task: _shape(
+                task, options, use_gpu, capacity.total, shares.get(task.name, 1.0)
+            ),
         )
         conductor = Conductor(
             ledger,
@@ -225,7 +229,21 @@ def _refuse_unfit(
     refuse_unfit(pairs, total, use_gpu=use_gpu)
 
 
-def _shape(task: Task, options: DriveOptions, use_gpu: bool, devices: float) -> Shape:
+def _auto_shares(plan: Plan, picture: Picture, progress: Progress) -> dict[str, float]:
+    """By unit, what it takes of a GPU if the sweep leaves that to `auto`, by what is there at the
+    start: nodes that join later are shared alike."""
+    sharing = Sharing(shipped_table(), picture.gpu_models, plan.infos)
+    students = sum(unit.gpus_auto and unit.kind == "student" for unit in plan.left)
+    at_most = most_runs(students, [(node.gpus, node.cpus) for node in picture.nodes])
+    for choice in sharing.choices(plan.left):
+        if min(choice.runs, at_most) > 1:
+            progress.noted(f"{min(choice.runs, at_most)} runs of {choice.load} share a GPU")
+    return {unit.name: sharing.share(unit, at_most) for unit in plan.left}
+
+
+def _shape(
+    task: Task, options: DriveOptions, use_gpu: bool, devices: float, auto_share: float = 1.0
+) -> Shape:
     assert isinstance(task, Unit)
     return shape_of(
         task,
@@ -233,6 +251,7 @@ def _shape(task: Task, options: DriveOptions, use_gpu: bool, devices: float) -> 
         devices=devices,
         workers_per_run=options.workers_per_run,
         gpus_per_run=options.gpus_per_run,
+        auto_share=auto_share,
     )
 
 

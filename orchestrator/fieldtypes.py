@@ -148,9 +148,13 @@ def _workers(value: object) -> object:
 
 
 def _share(value: object) -> object:
+    if value == "auto":
+        return value
     number = _number("gpus_per_worker", value)
     if not 0 < number <= 1:
-        raise ValueError(f"{value!r} is not above 0 and at most 1: a worker trains on one GPU")
+        raise ValueError(
+            f"{value!r} is neither auto nor above 0 and at most 1: a worker trains on one GPU"
+        )
     return number
 
 
@@ -170,8 +174,14 @@ WorkerCount = Annotated[
 GpuShare = Annotated[
     Any,
     BeforeValidator(_by_dataset(_share)),
-    WithJsonSchema(_or_by_dataset({"type": "number", "exclusiveMinimum": 0, "maximum": 1})),
-    Expect("1, a fraction of a GPU (0.25), or {data set: number, default: number}"),
+    WithJsonSchema(
+        _or_by_dataset(
+            {"anyOf": [{"enum": ["auto"]}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}]}
+        )
+    ),
+    Expect(
+        "auto, 1, a fraction of a GPU (0.25), or {data set: number, default: number}", ("auto",)
+    ),
 ]
 
 # --- augmentations -------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from orchestrator.scaling import Scaling
 from orchestrator.settings import INDEX
 from orchestrator.spec import Sweep
 from orchestrator.units import KINDS, Kind, Unit, snapshot_token, weights_token
-from orchestrator.workers import ONE, Workers, gpus_per_worker, workers_of
+from orchestrator.workers import ONE, Share, Workers, share_of, workers_of
 from trainers.data.info import DatasetInfo
 from trainers.spec import Request, RunSpec, Screening, StudentSpec, TeacherRef
 
@@ -69,7 +69,7 @@ class _Draft:
     answers: bool = False
     rule: tuple[int, Screening] = (1, None)
     workers: Workers = ONE
-    gpus_per_worker: float = 0.0
+    share: Share | None = None
     keep: str | int = "none"
     sweeps: tuple[str, ...] = ()
 
@@ -90,7 +90,8 @@ class _Draft:
             needs=self.needs,
             workers=self.workers.number,
             workers_auto=self.workers.is_auto,
-            gpus_per_worker=self.gpus_per_worker or 1.0,
+            gpus_per_worker=self.share.number if self.share else 1.0,
+            gpus_auto=self.share is not None and self.share.is_auto,
             keep_checkpoint=self.keep,
             label=self.label + differences,
             sweeps=self.sweeps,
@@ -190,8 +191,8 @@ class Merger:
     def _scale(self, draft: _Draft, point: Point, workers: Value) -> None:
         dataset = point[_DATASET]
         draft.workers = draft.workers.joined(workers_of(workers, dataset))
-        share = gpus_per_worker(point[_GPUS_PER_WORKER], dataset)
-        draft.gpus_per_worker = max(draft.gpus_per_worker, share)
+        share = share_of(point[_GPUS_PER_WORKER], dataset)
+        draft.share = share if draft.share is None else draft.share.joined(share)
 
     def _requested(
         self, point: Point, horizon: int, report_steps: frozenset[int]

@@ -235,5 +235,6 @@ def _unit_json(unit: Unit, work: Work, chain: int) -> dict[str, Any]:
         "workers": unit.workers,
         "workers_auto": unit.workers_auto,
         "gpus_per_worker": unit.gpus_per_worker,
+        "gpus_auto": unit.gpus_auto,
         "sweeps": list(unit.sweeps),
     }

@@ -15,6 +15,7 @@ from orchestrator.inventory import read_inventory
 from orchestrator.planview import show_plan
 from orchestrator.rates import load_rates, save_rates
 from orchestrator.scalenotes import MAPPED_LATER
+from orchestrator.sharing import Choice, Sharing, local_gpus, shipped_table
 from orchestrator.store import Store
 from orchestrator.sweeprows import sweep_rows, total_of
 
@@ -36,6 +37,7 @@ class Planning:
         inventory = partial(read_inventory, store, damaged=self.damaged)
         self.plan = store_plan(sweeps, infos, inventory)
         self.rates = measured_rates(store, self.plan)
+        self._gpus = local_gpus()
 
     def calibrate(self, console: Console, name: str | None) -> None:
         """Measures here; name: keeps it in the store."""
@@ -51,6 +53,12 @@ class Planning:
     def take_rates(self, name: str) -> None:
         """Rates of another device alone: what this store measured was on this one."""
         self.rates = load_rates(self._store, name)
+        self._gpus = (self.rates.about.get("device", name),)
+
+    def _sharing(self) -> list[Choice]:
+        """Of the students that leave it to `auto`."""
+        sharing = Sharing(shipped_table(), self._gpus, self.plan.infos)
+        return sharing.choices(self.plan.left)
 
     def to_json(self) -> dict[str, Any]:
         pace = Pace(self.rates, self.plan.infos)
@@ -60,6 +68,10 @@ class Planning:
             "sweeps": [row.to_json() for row in rows],
             "total": total_of(self.plan, rows, pace).to_json(),
             "rates": dict(self.rates.about),
+            "sharing": [
+                {"load": str(choice.load), "runs_per_gpu": choice.runs, "why": choice.why}
+                for choice in self._sharing()
+            ],
             "damaged": sorted({one.rel for one in self.damaged}),
             "notes": {
                 sweep.name: list(sweep.scaling.notes)
@@ -77,6 +89,7 @@ class Planning:
             self.rates,
             self.plan.store_bytes(parameter_count),
             self._notes(),
+            self._sharing(),
         )
         for line in damage_text(self.damaged):
             console.print(line, style="yellow", soft_wrap=True, markup=False, highlight=False)

@@ -13,16 +13,23 @@ from orchestrator.labels import backbone_name
 from orchestrator.plan import Plan
 from orchestrator.progress import duration
 from orchestrator.rates import Group, Rates
+from orchestrator.sharing import Choice
 from orchestrator.sweeprows import sweep_rows, total_of
 
 __all__ = ["show_plan"]
 
 
 def show_plan(
-    console: Console, plan: Plan, rates: Rates, num_bytes: int | None, notes: Iterable[str] = ()
+    console: Console,
+    plan: Plan,
+    rates: Rates,
+    num_bytes: int | None,
+    notes: Iterable[str] = (),
+    sharing: Iterable[Choice] = (),
 ) -> None:
     """What is asked, what sharing saved, what the store has, what is left; of several sweeps, a row
-    each first. notes: what else a person must know."""
+    each first. notes: what else a person must know. sharing: of GPUs, where it is left to `auto`.
+    """
     pace = Pace(rates, plan.infos)
     if len(plan.points) > 1:
         console.print(_sweeps(plan, pace))
@@ -31,7 +38,7 @@ def show_plan(
     table.add_column(justify="right")
     table.add_column()
     left = pace.total((unit, plan.work[unit.name].steps) for unit in plan.left)
-    for name, value, remark in _rows(plan, left, num_bytes):
+    for name, value, remark in (*_rows(plan, left, num_bytes), *_sharing_rows(sharing)):
         table.add_row(name, value, remark)
     console.print(table)
     for name in plan.provisional:
@@ -139,6 +146,16 @@ def _time_row(time: Estimate) -> tuple[str, str, str]:
     if time.unknown:
         remark += f"; {time.unknown:,} runs without a pace"
     return ("device time", f"{time.seconds / 3600:,.2f} h", f"{remark} ({duration(time.seconds)})")
+
+
+def _sharing_rows(sharing: Iterable[Choice]) -> Iterator[tuple[str, str, str]]:
+    """A row for each number of runs and reason."""
+    loads: dict[tuple[int, str], list[str]] = {}
+    for choice in sharing:
+        loads.setdefault((choice.runs, choice.why), []).append(str(choice.load))
+    for (runs, why), named in loads.items():
+        more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+        yield ("students a GPU", f"{runs}", f"{named[0]}{more}: {why}")
 
 
 def _kinds(plan: Plan) -> str:

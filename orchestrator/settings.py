@@ -116,8 +116,9 @@ class ScalingSettings(_Group):
     and never more than there are devices. {imagenet: 4, default: 1}: by data set."""
     teacher_workers: WorkerCount | None = None
     """Of the teachers behind it; null: as many."""
-    gpus_per_worker: GpuShare = 1.0
-    """A fraction lets one-worker runs share a GPU: 0.25 for four at once. Also by data set."""
+    gpus_per_worker: GpuShare = "auto"
+    """A fraction lets one-worker runs share a GPU: 0.25 for four at once. auto: as many as got most
+    done where it was measured on this GPU with this model and batch, else one. Also by data set."""
 
 
 class Settings(_Group):

@@ -18,10 +18,12 @@ def shape_of(
     devices: float,
     workers_per_run: int | None = None,
     gpus_per_run: float | None = None,
+    auto_share: float = 1.0,
 ) -> Shape:
     """devices: what there is; a run whose workers are `auto` takes no more. workers_per_run and
     gpus_per_run stand above the sweep's own: 0.5 shares a GPU between two one-worker runs; 4 makes
-    every run four workers of one GPU each. Without GPUs a worker takes a CPU slot."""
+    every run four workers of one GPU each. auto_share: of a GPU, where the sweep leaves that to
+    `auto` (`Sharing.share`). Without GPUs a worker takes a CPU slot."""
     wide = int(gpus_per_run) if use_gpu and gpus_per_run and gpus_per_run > 1 else None
     given = workers_per_run or wide
     workers = given or unit.workers
@@ -29,7 +31,8 @@ def shape_of(
         workers = _most_workers(unit, min(workers, int(devices)))
     if unit.kind == "targets":
         workers = 1
-    share = min(gpus_per_run or unit.gpus_per_worker, 1.0) if use_gpu and workers == 1 else 1.0
+    own = auto_share if unit.gpus_auto else unit.gpus_per_worker
+    share = min(gpus_per_run or own, 1.0) if use_gpu and workers == 1 else 1.0
     return Shape(workers=workers, devices_per_worker=share)
 
 

@@ -50,9 +50,10 @@ _TYPICAL_SEARCH = 10_000
 class Unit:
     """One piece of work: a teacher run with all its presets, one snapshot's soft targets, a student
     run, or a probe of a student. needs: tokens it waits for. workers, gpus_per_worker,
-    keep_checkpoint: the most that anybody asks. workers_auto: nobody asked for a number; fewer will
-    do where there are fewer devices. sweeps: who asks. answers: False for a student that no point
-    reads, which is there for its probes alone."""
+    keep_checkpoint: the most that anybody asks. workers_auto, gpus_auto: nobody asked for a number;
+    fewer workers will do where there are fewer devices, and less of a GPU where runs were measured
+    to get more done side by side (`sharing`). sweeps: who asks. answers: False for a student that
+    no point reads, which is there for its probes alone."""
 
     kind: Kind
     key: str
@@ -62,6 +63,7 @@ class Unit:
     workers: int = 1
     workers_auto: bool = False
     gpus_per_worker: float = 1.0
+    gpus_auto: bool = False
     keep_checkpoint: str | int = "final"
     label: str = ""
     sweeps: tuple[str, ...] = ()

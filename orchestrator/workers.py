@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.fieldtypes import Value, as_mapping
 
-__all__ = ["AUTO", "DEFAULT", "ONE", "Workers", "gpus_per_worker", "named_datasets", "workers_of"]
+__all__ = ["AUTO", "DEFAULT", "ONE", "Share", "Workers", "named_datasets", "share_of", "workers_of"]
 
 AUTO = "auto"
 DEFAULT = "default"
@@ -34,6 +34,21 @@ class Workers(NamedTuple):
 ONE = Workers(1, is_auto=True)
 
 
+class Share(NamedTuple):
+    """What a worker takes of a GPU. is_auto: less will do where it was measured that runs which
+    share one get more done (`sharing`)."""
+
+    number: float
+    is_auto: bool
+
+    def joined(self, other: Share) -> Share:
+        """Of two requests for one run: a number that somebody wrote stands above the rule; of two
+        numbers the larger."""
+        if self.is_auto != other.is_auto:
+            return other if self.is_auto else self
+        return max(self, other)
+
+
 def workers_of(value: Value, dataset: str | None) -> Workers:
     """What `scaling.workers` or `scaling.teacher_workers` says of the data set."""
     found = _for_dataset(value, dataset, AUTO)
@@ -42,8 +57,10 @@ def workers_of(value: Value, dataset: str | None) -> Workers:
     return Workers(int(found), is_auto=False)
 
 
-def gpus_per_worker(value: Value, dataset: str | None) -> float:
-    return float(_for_dataset(value, dataset, 1.0))
+def share_of(value: Value, dataset: str | None) -> Share:
+    """What `scaling.gpus_per_worker` says of the data set."""
+    found = _for_dataset(value, dataset, AUTO)
+    return Share(1.0, is_auto=True) if found == AUTO else Share(float(found), is_auto=False)
 
 
 def named_datasets(value: Value) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator import paths
 from orchestrator.admission import Shape
-from orchestrator.clusterview import ClusterView, Node, Silence
+from orchestrator.clusterview import ClusterView, Node, Picture, Silence, _node
 from orchestrator.conductor import Conductor, Listener
 from orchestrator.following import ClusterLostError, Follower
 from orchestrator.store import Store
@@ -59,6 +59,16 @@ def test_what_there_is() -> None:
 def test_a_node_without_gpus_adds_none() -> None:
     view = ClusterView(Cluster(gpu_node("a"), Node(node_id="head", cpus=4, free_cpus=4)))
     assert view.picture.total(use_gpu=True) == 8
+
+
+def test_which_gpus_there_are() -> None:
+    found = {"NodeID": "a", "Resources": {"GPU": 8.0, "CPU": 64.0, "accelerator_type:H200": 1.0}}
+    node = _node(found, {}, {}, False)
+    unnamed = gpu_node("b")
+    head = Node(node_id="head", cpus=4, gpu_model="T4")  # its GPU is hidden from Ray
+    assert Picture((node, head)).gpu_models == {"H200"}
+    assert Picture((node, unnamed)).gpu_models == {"H200", ""}
+    assert Picture((head,)).gpu_models == frozenset()
 
 
 def test_what_others_hold() -> None:

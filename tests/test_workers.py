@@ -11,7 +11,7 @@ from orchestrator.plan import Plan, make_plan
 from orchestrator.shapes import refuse_unfit, shape_of
 from orchestrator.spec import load_sweeps
 from orchestrator.units import Unit
-from orchestrator.workers import Workers, gpus_per_worker, workers_of
+from orchestrator.workers import Share, Workers, share_of, workers_of
 from tests.sweep_files import write
 from trainers.data import OFFICIAL
 
@@ -54,14 +54,18 @@ def test_workers_by_data_set(value: object, dataset: str, workers: Workers) -> N
 
 
 def test_a_share_by_data_set() -> None:
-    assert gpus_per_worker((("cifar10", 0.25), ("default", 0.5)), "cifar10") == 0.25
-    assert gpus_per_worker((("cifar10", 0.25),), "imagenet") == 1.0
+    assert share_of((("cifar10", 0.25), ("default", 0.5)), "cifar10") == Share(0.25, is_auto=False)
+    assert share_of((("cifar10", 0.25),), "imagenet") == Share(1.0, is_auto=True)
+    assert share_of("auto", "cifar10") == Share(1.0, is_auto=True)
 
 
 def test_of_two_wishes_a_written_one_stands() -> None:
     rule, two, four = Workers(8, is_auto=True), Workers(2, is_auto=False), Workers(4, is_auto=False)
     assert rule.joined(two) == two.joined(rule) == two
     assert two.joined(four) == four
+    rule, half, whole = Share(1.0, is_auto=True), Share(0.5, False), Share(1.0, False)
+    assert rule.joined(half) == half.joined(rule) == half
+    assert half.joined(whole) == whole
 
 
 def test_the_rule_is_no_more_than_what_is_there(tmp_path: Path) -> None:
@@ -126,6 +130,7 @@ def test_teachers_have_workers_of_their_own(tmp_path: Path) -> None:
         ("{workers: {}}", "names no data set"),
         ("{workers: 3}", "does not divide the batch"),
         ("{gpus_per_worker: 2}", "at most 1"),
+        ("{gpus_per_worker: alone}", "auto, 1, a fraction of a GPU"),
         ("{workers: 2, gpus_per_worker: 0.5}", "only one-worker runs can share a GPU"),
         ("{worker: 2}", "scaling.workers"),
     ],
