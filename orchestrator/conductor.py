@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.errors import StoreError
 from orchestrator.faults import failure_report
@@ -28,7 +28,7 @@ from orchestrator.trial import TrialConfig
 from orchestrator.units import Unit
 from trainers.spec import Runtime
 
-__all__ = ["Conductor", "Listener", "Live", "TrialSettings"]
+__all__ = ["Conductor", "Conducts", "Listener", "Live", "TrialSettings"]
 
 
 class Listener:
@@ -81,6 +81,16 @@ class TrialSettings:
     runtime: Runtime
     driver: str = ""
     hang_after_s: float = 900.0
+
+
+class Conducts(Protocol):
+    """What Tune's searcher drives; a `Conductor` is one."""
+
+    def next_trial(self) -> TrialConfig | None: ...
+    @property
+    def finished(self) -> bool: ...
+    def on_report(self, report: dict[str, Any]) -> None: ...
+    def on_end(self, unit: str, *, lost: bool, said: str = "") -> None: ...
 
 
 class Conductor:

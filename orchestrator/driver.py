@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from dashboards.store import child_uri
+from dashboards.filesystem import child_uri
 from orchestrator import paths
 from orchestrator.admission import Capacity, Shape
 from orchestrator.clusterview import ClusterView, Picture, read_cluster

@@ -11,10 +11,11 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 from orchestrator.errors import MachineError
+from orchestrator.raylean import without_helpers
 
 __all__ = ["check_address", "connect"]
 
@@ -71,11 +72,15 @@ def connect(address: str | None, slots: int) -> Iterator[None]:
     else:
         arguments |= {"runtime_env": {"env_vars": _for_trials(os.environ)}}
     terminate, hook = signal.getsignal(signal.SIGTERM), sys.excepthook
+    # What comes next takes a second to load, in which Ray's own processes start.
+    threading.Thread(target=_load_tune, name="load-tune").start()
+    lean: AbstractContextManager[None] = nullcontext() if address else without_helpers()
     try:
         if address is not None:
             _knock(address)
         # "local": without an address Ray would join any cluster that it finds on this machine.
-        ray.init(address=address or "local", **arguments)
+        with lean:
+            ray.init(address=address or "local", **arguments)
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         ray.shutdown()
         problem = str(error).strip().partition("\n")[0]
@@ -88,6 +93,11 @@ def connect(address: str | None, slots: int) -> Iterator[None]:
         yield
     finally:
         _shutdown()
+
+
+def _load_tune() -> None:
+    with suppress(ImportError):  # whoever uses it says so
+        import orchestrator.searcher  # noqa: F401
 
 
 def _knock(address: str) -> None:

@@ -8,26 +8,16 @@ Tune's own resume is never used.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.trial import TrialConfig
+from orchestrator.conductor import Conducts
 
-__all__ = ["Conducts", "Coroner", "UnitSearcher"]
+__all__ = ["Coroner", "UnitSearcher"]
 
 _TEXT_CHARS = 20_000
-
-
-class Conducts(Protocol):
-    """What the searcher drives; `orchestrator.conductor.Conductor` is one."""
-
-    def next_trial(self) -> TrialConfig | None: ...
-    @property
-    def finished(self) -> bool: ...
-    def on_report(self, report: dict[str, Any]) -> None: ...
-    def on_end(self, unit: str, *, lost: bool, said: str = "") -> None: ...
 
 
 class UnitSearcher(Searcher):

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from dashboards.errors import ReportError
-from dashboards.report import write_report
 from orchestrator import paths
 from orchestrator.damage import damage_text, refuse_unsealed
 from orchestrator.datasets import Location, is_encoded, locations_of, prepare_dataset
@@ -180,7 +179,8 @@ def report_sweeps(
 ) -> None:
     """Reports of the named sweeps (all, when none is). out: for one sweep, its folder. scale: a
     scale file; the reports are then those of the sweeps' pilots."""
-    from orchestrator.sweeping import publish
+    from dashboards.report import write_report
+    from orchestrator.publishing import publish
 
     known = sweep_names(store)
     if scale is not None:
@@ -204,7 +204,7 @@ def report_sweeps(
 def sync_store(console: Console, store: Store, uri: str | None) -> None:
     """Under the lease: a driver at work is MLflow's only writer. Looks at everything, since a
     server may have lost what the store remembers having sent."""
-    from orchestrator.sweeping import track_results
+    from orchestrator.publishing import track_results
     from orchestrator.tracking import Tracker
 
     names = sweep_names(store)

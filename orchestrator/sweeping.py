@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
-from dashboards.aggregates import aggregate
-from dashboards.errors import ReportError
-from dashboards.report import write_report
-from dashboards.results import load_plan, load_results
 from orchestrator import paths
 from orchestrator.asked import Asked, bound, limited, measuring, read_asked, store_plan
-from orchestrator.conclusion import InterruptedByUser, command, conclude, stopped_text
+from orchestrator.conclusion import InterruptedByUser, conclude, stopped_text
 from orchestrator.conductor import Listener
 from orchestrator.damage import Mender
 from orchestrator.datasets import (
@@ -28,7 +22,7 @@ from orchestrator.datasets import (
     wanted_datasets,
 )
 from orchestrator.driver import DriveOptions, Outcome, check_machine, check_options, drive
-from orchestrator.errors import StoreError, StoreInUseError, TargetsweepError, UserError
+from orchestrator.errors import StoreInUseError, TargetsweepError, UserError
 from orchestrator.following import ClusterLostError
 from orchestrator.jobrecord import note_job
 from orchestrator.lease import Lease, holder
@@ -41,13 +35,13 @@ from orchestrator.prune import prune_checkpoints
 from orchestrator.redo import drive_until_sound
 from orchestrator.resolve import PROVISIONAL
 from orchestrator.spec import Sweep
-from orchestrator.store import Store, store_errors
+from orchestrator.store import Store
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_writer import TrackingWriter
 from orchestrator.units import Unit
 from trainers.data.info import DatasetInfo
 
-__all__ = ["publish", "run_sweeps", "track_results"]
+__all__ = ["run_sweeps"]
 
 _CLOSE_S = 60.0
 """How long the end of a sweep waits for MLflow before it leaves the rest to `sync`."""
@@ -102,7 +96,9 @@ def run_sweeps(
                 outcomes.append(driving.drive(plan, plan_again))
             else:
                 console.print(f"nothing to train: {len(plan.units)} units are done or cannot be")
-            unwritten = _publish_all(sweeps, store, console, tracking_uri, is_free=driving.is_free)
+            from orchestrator.publishing import publish_all  # tables and figures cost two seconds
+
+            unwritten = publish_all(sweeps, store, console, tracking_uri, is_free=driving.is_free)
     except KeyboardInterrupt:  # before the first trial, or after the last
         raise InterruptedByUser(stopped_text()) from None
     except ClusterLostError as error:
@@ -238,84 +234,3 @@ class _Tracking(Listener):
         if self._writer.state:
             self._warn(self._writer.state)
         return not self._writer.is_writing
-
-
-# -- the end ------------------------------------------------------------------------------------
-
-
-def _publish_all(
-    sweeps: Sequence[Sweep],
-    store: Store,
-    console: Console,
-    tracking_uri: str | None,
-    *,
-    is_free: bool,
-) -> list[StoreError]:
-    """What kept reports from being written. is_free: nobody else writes to MLflow. Two writers
-    might both make one run."""
-    unwritten = []
-    for sweep in sweeps:
-        try:
-            publish(sweep.name, store, console)
-        except StoreError as error:
-            unwritten.append(error)
-            console.print(f"warning: {error.problem}", style="yellow", soft_wrap=True)
-    if not is_free:
-        sync = _tracking_command("sync", store, tracking_uri)
-        console.print(
-            f"warning: MLflow does not answer; to bring it up to the store, run:\n  {sync}",
-            style="yellow",
-            soft_wrap=True,
-        )
-        return unwritten
-    try:
-        tracker = Tracker(store, tracking_uri)
-        track_results(tracker, store, [sweep.name for sweep in sweeps])
-    except UserError as error:
-        console.print(
-            f"warning: MLflow is behind, `targetsweep sync` repairs it: {error}", style="yellow"
-        )
-        return unwritten
-    console.print(f"MLflow: {_tracking_command('ui', store, tracking_uri)}", soft_wrap=True)
-    return unwritten
-
-
-def publish(sweep: str, store: Store, console: Console) -> None:
-    """Writes a sweep's report, prints its tables and says where it is; of a group, whose tables are
-    its sweeps', one line. Raises StoreError when it cannot be written."""
-    try:
-        with store_errors("write", f"the report of {sweep}"):
-            report = write_report(store.uri, sweep)
-    except ReportError as error:
-        console.print(f"warning: no report of {sweep}: {error}", style="yellow")
-        return
-    if report.summary:
-        console.print(report.summary, soft_wrap=True, markup=False, highlight=False)
-    for _, table in [] if report.summary else report.tables:
-        console.print(table, soft_wrap=True, markup=False, highlight=False)
-    for figure in [] if report.summary else report.figures:
-        console.print(f"figure: {figure}", soft_wrap=True)
-    for problem in report.problems:
-        console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
-    console.print(f"report: {report.index}\n", soft_wrap=True)
-
-
-def track_results(
-    tracker: Tracker, store: Store, sweeps: Sequence[str], *, force: bool = False
-) -> list[str]:
-    """Brings MLflow up to the store: runs, aggregates, reports; what was repaired, line by line.
-    Groups are no experiments: their members are."""
-    plans = {name: store.read_json(paths.plan_json(name)) or {} for name in sweeps}
-    sweeps = [name for name, plan in plans.items() if not plan.get("include")]
-    found = tracker.sync(sweeps, force=force)
-    for sweep in sweeps:
-        tracker.aggregates(sweep, aggregate(load_results(store.uri, load_plan(store.uri, sweep))))
-        if store.list(paths.report_dir(sweep)):
-            tracker.log_report(sweep, Path(store.local(paths.report_dir(sweep))))
-    return list(found.repaired)
-
-
-def _tracking_command(verb: str, store: Store, uri: str | None) -> str:
-    """uri: as given to this command; what the environment says, the next one reads there too."""
-    given = [] if uri in (None, os.environ.get("MLFLOW_TRACKING_URI")) else ["--tracking-uri", uri]
-    return command(verb, "--store", store.uri, *given)

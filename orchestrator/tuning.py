@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from orchestrator.conductor import Conductor
+from orchestrator.conductor import Conductor, Conducts
 from orchestrator.errors import TargetsweepError
 from orchestrator.redaction import is_secret_name
-from orchestrator.searcher import Conducts
 from orchestrator.trial import TrialConfig
 
 __all__ = ["Tuning", "repeating"]

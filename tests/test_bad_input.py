@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator import cli, driver, sweeping
+from orchestrator import cli, driver, publishing, sweeping
 from orchestrator.driver import Outcome
 from orchestrator.lease import Lease, holder
 from orchestrator.store import Store
@@ -319,7 +319,7 @@ def test_plan_and_dry_run_write_nothing(targetsweep: Command, tmp_path: Path) ->
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("moment", ["_prepare", "drive", "_publish_all"])
+@pytest.mark.parametrize("moment", ["_prepare", "drive", "publish_all"])
 def test_ctrl_c_at_any_moment_says_how_to_go_on(
     targetsweep: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -330,7 +330,7 @@ def test_ctrl_c_at_any_moment_says_how_to_go_on(
     digits_store(tmp_path / "store")
     done = Outcome(failed=[], blocked=[], interrupted=False, stopped_early=None, left=0)
     monkeypatch.setattr(sweeping, "drive", lambda *arguments, **named: done)
-    monkeypatch.setattr(sweeping, moment, interrupted)
+    monkeypatch.setattr(publishing if moment == "publish_all" else sweeping, moment, interrupted)
     answer = targetsweep("run", "sweep.yaml", "--store", tmp_path / "store", "--set", "seed=0")
     assert answer.status == 2  # seed is an axis: said before anything else
     answer = targetsweep("run", "sweep.yaml", "--store", tmp_path / "store", "--limit", "seed=0")

@@ -13,10 +13,10 @@ from orchestrator import cli, paths
 from orchestrator.errors import Problem, SpecError
 from orchestrator.plan import make_plan
 from orchestrator.plandocument import plan_document
+from orchestrator.publishing import track_results
 from orchestrator.scaling import scale_sweep
 from orchestrator.spec import load_sweeps
 from orchestrator.store import Store
-from orchestrator.sweeping import track_results
 from tests.driving import GRID, TINY, digits_store, drive_here, tiny_plan
 from tests.sweep_files import BASE, write
 from trainers.data import OFFICIAL

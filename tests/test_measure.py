@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from orchestrator import cli, paths, sweeping
+from orchestrator import cli, paths, publishing, sweeping
 from orchestrator.asked import Asked, read_asked
 from orchestrator.conductor import Listener
 from orchestrator.driver import DriveOptions, Outcome
@@ -78,6 +78,7 @@ def drives(monkeypatch: pytest.MonkeyPatch) -> Drives:
     made = Drives()
     monkeypatch.setattr(sweeping, "drive", made)
     monkeypatch.setattr(sweeping, "Tracker", no_tracker)
+    monkeypatch.setattr(publishing, "Tracker", no_tracker)
     return made
 
 

@@ -20,11 +20,11 @@ from orchestrator.errors import StoreError, UserError
 from orchestrator.lease import Lease, holder
 from orchestrator.plan import make_plan
 from orchestrator.plandocument import plan_document
+from orchestrator.publishing import track_results
 from orchestrator.redaction import has_secret, redact, redact_all, redacted, redacting_screen
 from orchestrator.spec import load_sweeps
 from orchestrator.status import show_status
 from orchestrator.store import Store
-from orchestrator.sweeping import track_results
 from orchestrator.tracking import Tracker, tracking_uri
 from orchestrator.worker import execute
 from tests.driving import Reports, digits_store, drive_here, tiny_plan

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator import sweeping
+from orchestrator import publishing, sweeping
 from orchestrator.store import Store
 from tests.driving import tiny_plan
 
@@ -53,14 +53,14 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[HungTracker]:
 def touched(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     recorder = Recorder()
-    monkeypatch.setattr(sweeping, "Tracker", recorder.tracker)
-    monkeypatch.setattr(sweeping, "track_results", recorder.track_results)
+    monkeypatch.setattr(publishing, "Tracker", recorder.tracker)
+    monkeypatch.setattr(publishing, "track_results", recorder.track_results)
     return recorder
 
 
 def ending(store: Store, uri: str | None, *, is_free: bool) -> str:
     out = io.StringIO()
-    sweeping._publish_all([], store, Console(file=out, width=200), uri, is_free=is_free)
+    publishing.publish_all([], store, Console(file=out, width=200), uri, is_free=is_free)
     return out.getvalue()
 
 
