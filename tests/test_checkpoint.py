@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from training_helpers import a_teacher, assert_equal_states, image_data, state_bytes
+from training_helpers import a_teacher, assert_equal_states, image_data, state_bytes, teacher_spec
 
 from trainers.checkpoint import (
     _MAGIC,
@@ -19,6 +19,9 @@ from trainers.checkpoint import (
     write_state,
 )
 from trainers.errors import CheckpointError
+from trainers.events import Checkpoint
+from trainers.spec import Request, Runtime
+from trainers.teacher import train_teacher
 
 
 def a_state():
@@ -156,3 +159,17 @@ def test_an_error_of_torchs_own_is_not_one_of_the_stream(monkeypatch):
     monkeypatch.setattr(torch, "save", broken)
     with pytest.raises(RuntimeError, match="no such thing"):
         write_state(a_state(), io.BytesIO())
+
+
+def test_a_teachers_states_are_copies_that_later_steps_leave_alone():
+    """Also the weights of its last validation, which a state between two of them brings along:
+    states are written while the training goes on."""
+    request = Request(horizon=7, presets=(99.0,), validate_every=3)
+    runtime = Runtime(checkpoint_every_s=0.0)
+    held = []
+    for event in train_teacher(teacher_spec(), image_data(), request, runtime):
+        if isinstance(event, Checkpoint):
+            held.append((event.state, state_bytes(event.state)))
+    assert sum("validated" in state for state, _ in held) >= 3
+    for state, at_once in held:
+        assert state_bytes(state) == at_once

@@ -58,7 +58,7 @@ def write_state(state: dict[str, Any], stream: BinaryIO) -> None:
     stream.write(_MAGIC + bytes(_DIGEST_BYTES))
     payload = _Hashed(stream)
     try:
-        torch.save(state, payload)
+        torch.save(state, payload)  # type: ignore[arg-type]  # it only writes and flushes
     except RuntimeError:
         if payload.failure is None:
             raise
