@@ -210,8 +210,9 @@ def replay(trace: Sequence[float], presets: Iterable[float], whole: TestSet, see
             state = Recorded(rank_M < round(accuracy * whole.count / 100))
             verdict = validator.validate(state, turn, missing)
             for preset in verdict.presets if verdict else ():
-                is_jump = jumped_over(trace[turn - 1], accuracy, preset)
-                if in_window(accuracy, preset) or is_jump:
+                before = trace[turn - 1]
+                is_inside = in_window(accuracy, preset) or in_window(before, preset)
+                if is_inside or jumped_over(before, accuracy, preset):
                     found[preset] = turn
                     missing.discard(preset)
     return found, images.count

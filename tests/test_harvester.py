@@ -59,6 +59,14 @@ def test_an_update_that_jumps_over_windows_is_bisected():
         assert snapshot.weights["norm.num_batches_tracked"].dtype == torch.int64
 
 
+def test_a_state_before_that_was_inside_is_taken_where_the_search_looks_back():
+    before, after = Dial(0.3).state_dict(), Dial(0.6).state_dict()
+    for looks_back, expected in ((True, [(30.0, 0.0, 30.0)]), (False, [])):
+        harvester = Harvester(Dial(), Curve(lambda w: 100 * w), {30.0})
+        found = harvester.find(5, before, 30.0, after, 60.0, {30.0}, looks_back=looks_back)
+        assert [(s.preset, s.alpha, s.accuracy) for s in found] == expected
+
+
 def test_a_fall_through_a_window_is_bisected_too():
     found, _, _ = harvest(lambda w: 90 - 80 * w, 0.0, 1.0, {30.0})
     assert [(s.alpha, s.accuracy) for s in found] == [(0.75, 30.0)]

@@ -31,7 +31,8 @@ class Checkpoint:
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """A teacher reached preset `preset` (percent). alpha: position inside the update that jumped
-    over the window, θ_s + α(θ_{s+1} − θ_s); 1 is the validated step itself."""
+    over the window, θ_s + α(θ_{s+1} − θ_s); 1 is the validated step itself, 0 the one before, which
+    adaptive screening may find a step later."""
 
     preset: float
     step: int

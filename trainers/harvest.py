@@ -71,14 +71,17 @@ class Harvester:
 
     def find(
         self, step: int, before: Weights, before_accuracy: float, after: Weights, accuracy: float,
-        presets: Set[float],
+        presets: Set[float], *, looks_back: bool = False,
     ) -> Iterator[Snapshot]:  # fmt: skip
         """Snapshots of the presets among these that this update reached or jumped over, lowest
-        first. before_accuracy: NaN where nothing can have been jumped over."""
+        first. before_accuracy: NaN where nothing can have been jumped over. looks_back: a state
+        before that is inside a window, which a screen did not see, is the snapshot (α = 0)."""
         for preset in sorted(self.missing & presets):
             found: tuple[float, float, Weights] | None = None
             if in_window(accuracy, preset):
                 found = (1.0, accuracy, after)
+            elif looks_back and in_window(before_accuracy, preset):
+                found = (0.0, before_accuracy, before)
             elif jumped_over(before_accuracy, accuracy, preset):
                 found = self._bisect(preset, before, before_accuracy, after)
             if found is not None:

@@ -9,7 +9,8 @@ where the accuracy has been lately (its level m, and the variance v of states ar
 
 A preset whose window lies at least z standard deviations away is ruled out, and the state is known
 to lie above or below it. z is `RULED_OUT`, and `LEFT` at the last look, behind which stands the
-whole test set. What is not ruled out, or has changed sides, takes the whole set.
+whole test set. What is not ruled out, or has changed sides, takes the whole set. Where it changed
+sides the state before does too, and is the snapshot if it was inside the window after all.
 
 Three properties are kept on purpose. The images of successive validations differ, so that the level
 is that of the whole set and not of a lucky part. The level moves by first looks alone, and each
@@ -147,7 +148,8 @@ class AdaptiveScreen(Screen):
         true_sides = {preset: _side(accuracy, preset) for preset in outside}
         passed = {preset for preset in outside if true_sides[preset] != self._before[preset]}
         self._sides = true_sides | self._sides
-        return Verdict(accuracy, (suspects - outside) | passed, jumps=bool(passed))
+        presets = (suspects - outside) | passed
+        return Verdict(accuracy, presets, jumps=bool(passed), looks_back=True)
 
     def _ruled_out(
         self, model: nn.Module, turn: int, missing: Set[float], level: Level

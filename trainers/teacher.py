@@ -226,8 +226,9 @@ class _TeacherRun:
         weights = engine.model.state_dict()
         yield Evaluation(row=self._row(accuracy, means, rate))
         for snapshot in self._harvester.find(
-            engine.step, self._before, before, weights, accuracy, verdict.presets
-        ):
+            engine.step, self._before, before, weights, accuracy, verdict.presets,
+            looks_back=verdict.looks_back,
+        ):  # fmt: skip
             yield snapshot
             if snapshot.preset % 10 == 0:
                 yield self._checkpoint(keep_as=f"{snapshot.preset:g}")

@@ -24,11 +24,13 @@ class Verdict:
 
     accuracy: its top-1 in percent. presets: those that it may have reached or jumped over. jumps:
     whether one of them may have been jumped over, for which the accuracy before must be known.
+    looks_back: whether the state before is taken where it turns out to lie inside a window.
     """
 
     accuracy: float
     presets: frozenset[float]
     jumps: bool
+    looks_back: bool = False
 
 
 class Screen:
