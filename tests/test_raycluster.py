@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from orchestrator import raycluster
+from orchestrator import raycluster, raylean
 from orchestrator.errors import MachineError
+from orchestrator.raylean import without_helpers
 
 ALONE = """
 import os, ray
@@ -89,6 +90,13 @@ def test_no_token_on_a_command_line_or_in_a_file(
 
 
 @pytest.mark.ray
+def test_no_process_without_work(alone: tuple[subprocess.Popen[str], str]) -> None:
+    scripts = {Path(part).name for one in tree(alone[0]) for part in one.cmdline()}
+    assert "raylet" in scripts
+    assert not scripts & {"monitor.py", "log_monitor.py", "dashboard.py"}
+
+
+@pytest.mark.ray
 @pytest.mark.parametrize("token", [{}, {"RAY_AUTH_TOKEN": "f" * 64}])
 def test_without_the_token_nobody_joins(
     alone: tuple[subprocess.Popen[str], str], token: dict[str, str], tmp_path: Path
@@ -109,7 +117,28 @@ def test_where_nobody_listens() -> None:
     assert "check the address" in said
 
 
-# -- the environment, without Ray ------------------------------------------------------------------
+# -- without a Ray ---------------------------------------------------------------------------------
+
+
+def test_ray_is_itself_again_when_it_has_started() -> None:
+    from ray._private import utils
+    from ray._private.node import Node
+
+    def helpers() -> list[object]:
+        started = [getattr(Node, name) for name in raylean._HELPERS]
+        return [*started, utils.get_dashboard_dependency_error]
+
+    def fail() -> None:
+        assert not set(helpers()) & set(before)
+        raise OSError("no memory")
+
+    before = helpers()
+    with pytest.raises(OSError, match="no memory"), without_helpers():
+        fail()
+    assert helpers() == before
+
+
+# -- the environment -------------------------------------------------------------------------------
 
 
 @pytest.fixture
