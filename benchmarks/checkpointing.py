@@ -8,9 +8,10 @@ with one every `--interval` seconds as a run makes them (copied in the loop, wri
 with all of it in the loop. `--store` says on which disk; a temporary folder by default.
 
 still: from the end of a checkpoint's step until the loop goes on; on a GPU it includes waiting for
-that step. slower: the whole of what a checkpoint costs, its share of the processor and of the disk
-included: the difference between turns with and without, per checkpoint. Shares are of a run that
-makes one a minute. The parts of one checkpoint are timed alone, with nothing in training.
+that step. slower: that, and what the write costs the steps beside it by its use of the processor
+and of the disk: how much longer the steps of twice the time of a write take than as many of the
+turn without checkpoints (their median). Shares are of a run that makes one a minute. The parts of
+one checkpoint are timed alone, with nothing in training.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import statistics
 import sys
@@ -25,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +52,17 @@ from trainers.student import train_student
 NAME = "student-0123456789abcdef"
 MINUTE_S = 60.0
 NEVER_S = 1e9
+WHOLE = "all, in a file that is synchronised"
 
 
 @dataclass
 class Turn:
     """One stretch of training. ticks_s: the ends of its steps; it is its own stop flag, which the
-    loop asks once a step. still_s: of each checkpoint but the last, which the end brings."""
+    loop asks once a step. saved_at: indices of ticks after which there was a checkpoint, and
+    still_s what it took the loop; but of the last one, which the end brings."""
 
     ticks_s: list[float] = field(default_factory=list)
+    saved_at: list[int] = field(default_factory=list)
     still_s: list[float] = field(default_factory=list)
 
     def is_set(self) -> bool:
@@ -68,11 +74,21 @@ class Turn:
             yield event
             if isinstance(event, Checkpoint) and event.step < horizon:
                 self.still_s.append(time.perf_counter() - self.ticks_s[-1])
+                self.saved_at.append(len(self.ticks_s) - 1)
 
     @property
-    def seconds(self) -> float:
-        """From the end of the first step to that of the last one, checkpoints between included."""
-        return self.ticks_s[-1] - self.ticks_s[0]
+    def step_s(self) -> float:
+        """The median."""
+        return statistics.median(end - begin for begin, end in pairwise(self.ticks_s))
+
+    def slower_s(self, step_s: float, write_s: float) -> list[float]:
+        """Of each checkpoint after which enough steps came. step_s: without any."""
+        count = 1 + math.ceil(2 * write_s / step_s)
+        return [
+            self.ticks_s[at + count] - self.ticks_s[at] - count * step_s
+            for at, following in zip(self.saved_at, [*self.saved_at[1:], 10**9], strict=True)
+            if at + count < len(self.ticks_s) and at + count <= following
+        ]
 
 
 def images(count: int, size: int, num_test: int = 100) -> ImageData:
@@ -190,7 +206,7 @@ def parts(options: argparse.Namespace, data: ImageData, folder: Path) -> dict[st
             "SHA-256 of its bytes": lambda: hashlib.sha256(flat).digest(),
             "torch's archive, to nowhere": lambda: torch.save(event.state, Nowhere()),
             "archive and SHA-256": lambda: write_state(event.state, Nowhere()),  # type: ignore[arg-type]
-            "all, in a file that is synchronised": lambda: records.save_checkpoint(
+            WHOLE: lambda: records.save_checkpoint(
                 Checkpoint(step=next(numbers), state=event.state)
             ),
             f"{options.rows} rows, likewise": full.save_rows,
@@ -216,43 +232,35 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(item)
 
 
-def judge(found: dict[str, list[Turn]]) -> dict[str, dict[str, Any]]:
-    """Seconds a checkpoint, as median, least and most, and shares at one a minute (medians)."""
+def judge(found: dict[str, list[Turn]], write_s: float) -> dict[str, dict[str, Any]]:
+    """By way: seconds a checkpoint, and their share of a run (the median's) at one a minute.
+    write_s: of one checkpoint, alone."""
     judged: dict[str, dict[str, Any]] = {}
     for way in list(WAYS)[1:]:
-        pairs = [
-            (turn, without)
-            for turn, without in zip(found[way], found["none"], strict=True)
-            if turn.still_s
-        ]
+        pairs = list(zip(found[way], found["none"], strict=True))
         still = [seconds for turn, _ in pairs for seconds in turn.still_s]
-        slower = [(turn.seconds - without.seconds) / len(turn.still_s) for turn, without in pairs]
-        judged[way] = {
-            "checkpoints": len(still),
-            "turns": len(pairs),
-            "still_s": spread(still),
-            "slower_s": spread(slower),
-            "still_share": spread(still)["median"] / MINUTE_S if still else None,
-            "slower_share": spread(slower)["median"] / MINUTE_S if slower else None,
-        }
+        slower = [s for turn, none in pairs for s in turn.slower_s(none.step_s, write_s)]
+        judged[way] = {"still_s": spread(still), "slower_s": spread(slower)}
     return judged
 
 
 def spread(values: list[float]) -> dict[str, float]:
     if not values:
-        return {}
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+        return {"n": 0}
+    middle = statistics.median(values)
+    found = {"median": middle, "least": min(values), "most": max(values)}
+    return {"n": len(values), **found, "share_at_one_a_minute": middle / MINUTE_S}
 
 
 def show(judged: dict[str, dict[str, Any]], timed: dict[str, list[float]], step_s: float) -> None:
     console = Console()
     table = Table(title=f"a checkpoint's cost to its run (steps of {step_s * 1e3:.0f} ms)")
-    for head in ("way", "n", "still, ms", "slower, ms", "still a minute", "slower a minute"):
-        table.add_column(head, justify="left" if head == "way" else "right")
+    for head in ("way", "what", "n", "ms", "share at one a minute"):
+        table.add_column(head, justify="left" if head in ("way", "what") else "right")
     for way, row in judged.items():
-        cells = [_milliseconds(row["still_s"]), _milliseconds(row["slower_s"])]
-        shares = [_percent(row["still_share"]), _percent(row["slower_share"])]
-        table.add_row(way, f"{row['checkpoints']} in {row['turns']}", *cells, *shares)
+        for what, found in row.items():
+            cells = (str(found["n"]), _milliseconds(found), _share(found))
+            table.add_row(way, what.removesuffix("_s"), *cells)
     console.print(table)
     inside = Table(title="parts of one checkpoint, alone")
     for head in ("part", "n", "ms"):
@@ -264,15 +272,15 @@ def show(judged: dict[str, dict[str, Any]], timed: dict[str, list[float]], step_
 
 
 def _milliseconds(found: dict[str, float]) -> str:
-    if not found:
+    if not found["n"]:
         return "–"
     return "{median:.0f} ({least:.0f} to {most:.0f})".format(
         **{name: seconds * 1e3 for name, seconds in found.items()}
     )
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f}%"
+def _share(found: dict[str, float]) -> str:
+    return f"{100 * found['share_at_one_a_minute']:.2f}%" if found["n"] else "–"
 
 
 def parse() -> argparse.Namespace:
@@ -298,13 +306,13 @@ def main() -> None:
     folder = options.store or Path(tempfile.gettempdir())
     timed = parts(options, data, folder)
     found = turns(options, data, folder)
-    judged = judge(found)
-    step_s = statistics.median(turn.seconds / (options.steps - 1) for turn in found["none"])
+    judged = judge(found, statistics.median(timed[WHOLE]))
+    step_s = statistics.median(turn.step_s for turn in found["none"])
     show(judged, timed, step_s)
     if options.json is not None:
-        seconds = {way: [turn.seconds for turn in taken] for way, taken in found.items()}
+        steps = {way: [turn.step_s for turn in taken] for way, taken in found.items()}
         about = {
-            "load_before": load, "step_s": step_s, "turn_s": seconds, "checkpoints": judged,
+            "load_before": load, "step_s_by_turn": steps, "checkpoints": judged,
             "parts_s": timed, "rounds": options.rounds, "machine": describe("torch", "pyarrow"),
         }  # fmt: skip
         options.json.write_text(json.dumps(about, indent=2) + "\n")
