@@ -14,9 +14,10 @@ from training_helpers import (
     image_data,
     only,
     rows,
+    state_bytes,
 )
 
-from trainers.checkpoint import dump_state, parse_state
+from trainers.checkpoint import parse_state
 from trainers.distributed import World
 from trainers.evaluate import TestSet
 from trainers.events import Checkpoint, Snapshot
@@ -267,7 +268,7 @@ def test_a_preset_asked_later_is_the_one_that_would_have_been_found(adaptive):
         train_teacher(
             SPEC, DATA, Request(horizon=60, presets=(75.0,), screen="adaptive"),
             Runtime(checkpoint_every_s=1e9), harvested=harvested,
-            state=parse_state(dump_state(kept["40"].state)),
+            state=parse_state(state_bytes(kept["40"].state)),
         )
     )  # fmt: skip
     straight = summary(search(presets=(75.0, 90.0)))
