@@ -1,12 +1,14 @@
 """From `targetsweep run` in a fresh process and a fresh store to the first training step.
 
-    python benchmarks/cold_start.py [--repeats 5] [--against FOLDER] [--json cold_start.json]
+    python benchmarks/cold_start.py [--repeats 5] [--against FOLDER] [--prepared]
+        [--json cold_start.json]
 
 Each repeat runs the real command on a tiny sweep (digits, a run a slot, strategy A) and stamps the
 moments at which it passed on: the stages are the time between two of them, and `first step` ends
 when the first run has trained one step. all_slots_s: until every slot has. cpu_s: processor seconds
 of the command and all its processes up to the first step, which tell more than seconds on a machine
 that does other work. --against: another checkout of this project, measured in turns with this one.
+--prepared: the store has the data set already, as all but the first sweep of a store find it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import functools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -114,14 +117,16 @@ def stamped_trial(config: dict[str, Any]) -> None:
 # -- the benchmark -------------------------------------------------------------------------------
 
 
-def measure(tree: Path, slots: int) -> dict[str, float]:
-    """One cold start of a checkout's command."""
+def measure(tree: Path, slots: int, data: Path | None) -> dict[str, float]:
+    """One cold start of a checkout's command. data: a prepared data set for its store."""
     with tempfile.TemporaryDirectory(prefix="cold-start-") as name:
         folder = Path(name)
         stamps = folder / "stamps.jsonl"
         stamps.touch()
         sweep = folder / "cold.yaml"
         sweep.write_text(SWEEP % ", ".join(map(str, range(slots))))
+        if data is not None:
+            shutil.copytree(data, folder / "store" / "datasets" / data.name)
         arguments = ["run", str(sweep), "--store", str(folder / "store")]
         arguments += ["--concurrency", str(slots)]
         ours = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "TARGETSWEEP_STORE", "PYTHONPATH")
@@ -140,6 +145,14 @@ def measure(tree: Path, slots: int) -> dict[str, float]:
             "cpu_s": cpu_s,
             "command_s": time.time() - began,
         }
+
+
+def prepared_data(folder: Path) -> Path:
+    sys.path.insert(0, str(HERE.parents[1]))
+    from trainers.data import prepare
+
+    prepare("digits", out=folder / "digits")
+    return folder / "digits"
 
 
 def _cpu_until_first_step(process: subprocess.Popen[bytes], stamps: Path) -> float:
@@ -174,6 +187,7 @@ def judge(began: float, stamps: list[dict[str, Any]], slots: int) -> dict[str, f
     first: dict[str, float] = {}
     for one in stamps:
         first.setdefault(one["name"], one["at"])
+    first.setdefault("prepared", first["validated"])
     moments = [began, *(first[name] for name in STAGES)]
     found = {
         name: max(0.0, then - before)
@@ -218,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--slots", type=int, default=2, help="runs at once")
+    parser.add_argument("--prepared", action="store_true", help="the data are in the store")
     parser.add_argument("--against", type=Path, default=None, help="another checkout")
     parser.add_argument("--json", type=Path, default=None, help="write rows and machine there too")
     arguments = parser.parse_args()
@@ -225,10 +240,12 @@ def main() -> None:
     if arguments.against is not None:
         trees["against"] = arguments.against.resolve()
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
-    for _ in range(arguments.repeats):
-        for name, tree in trees.items():
-            rows[name].append(measure(tree, arguments.slots))
-            print(name, json.dumps(rows[name][-1]), flush=True)
+    with tempfile.TemporaryDirectory(prefix="cold-data-") as folder:
+        data = prepared_data(Path(folder)) if arguments.prepared else None
+        for _ in range(arguments.repeats):
+            for name, tree in trees.items():
+                rows[name].append(measure(tree, arguments.slots, data))
+                print(name, json.dumps(rows[name][-1]), flush=True)
     found = {name: summary(measured) for name, measured in rows.items()}
     show(found)
     if arguments.json is not None:
@@ -236,6 +253,7 @@ def main() -> None:
         from machine import describe
 
         about = {"n": arguments.repeats, "slots": arguments.slots, "load": psutil.getloadavg()[0]}
+        about |= {"prepared": arguments.prepared}
         about |= {"machine": describe("ray", "torch", "mlflow"), "seconds": found, "rows": rows}
         arguments.json.write_text(json.dumps(about, indent=2) + "\n")
 

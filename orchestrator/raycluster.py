@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from orchestrator.errors import MachineError
@@ -72,8 +72,6 @@ def connect(address: str | None, slots: int) -> Iterator[None]:
     else:
         arguments |= {"runtime_env": {"env_vars": _for_trials(os.environ)}}
     terminate, hook = signal.getsignal(signal.SIGTERM), sys.excepthook
-    # What comes next takes a second to load, in which Ray's own processes start.
-    threading.Thread(target=_load_tune, name="load-tune").start()
     lean: AbstractContextManager[None] = nullcontext() if address else without_helpers()
     try:
         if address is not None:
@@ -93,11 +91,6 @@ def connect(address: str | None, slots: int) -> Iterator[None]:
         yield
     finally:
         _shutdown()
-
-
-def _load_tune() -> None:
-    with suppress(ImportError):  # whoever uses it says so
-        import orchestrator.searcher  # noqa: F401
 
 
 def _knock(address: str) -> None:

@@ -122,7 +122,7 @@ def _fit(conductor: Conducts, folder: str) -> None:
     for name in ("ray.tune", "ray.train", "ray"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     survive_memory_monitor()
-    _ship_no_secrets()
+    _ship_nothing()
     searcher = UnitSearcher(conductor)
     tune.Tuner(
         tune.with_resources(run_trial, _resources),
@@ -142,11 +142,15 @@ def _fit(conductor: Conducts, folder: str) -> None:
     ).fit()
 
 
-def _ship_no_secrets() -> None:
+def _ship_nothing() -> None:
     """Tune sends the driver's AWS keys along with every trial, and Ray writes what it is sent into
-    its logs and shows it on its dashboard. Trials have the credentials of their own machine."""
+    its logs and shows it on its dashboard. Trials have the credentials of their own machine.
+
+    It also sends a variable for PyTorch Lightning. A process that Ray has begun already, ahead of
+    the first trial, is not given to one with variables of its own: another one is begun for it."""
     from ray.tune.execution import class_cache
 
+    class_cache.DEFAULT_ENV_VARS.clear()
     for name in [name for name in class_cache.ENV_VARS_TO_PROPAGATE if is_secret_name(name)]:
         class_cache.ENV_VARS_TO_PROPAGATE.discard(name)
 
