@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -22,8 +23,9 @@ from orchestrator.datasets import (
     wanted_datasets,
 )
 from orchestrator.driver import DriveOptions, Outcome, check_machine, check_options, drive
-from orchestrator.errors import StoreInUseError, TargetsweepError, UserError
+from orchestrator.errors import StoreError, StoreInUseError, TargetsweepError, UserError
 from orchestrator.following import ClusterLostError
+from orchestrator.interrupts import beginning
 from orchestrator.jobrecord import note_job
 from orchestrator.lease import Lease, holder
 from orchestrator.measure import bind_presets, measuring_plan
@@ -94,6 +96,8 @@ def run_sweeps(
                 console.print("the students wait for their teachers")
             elif plan.left:
                 outcomes.append(driving.drive(plan, plan_again))
+                with suppress(StoreError):
+                    store.sweep_temporaries()  # of trials that were killed while they wrote
             else:
                 console.print(f"nothing to train: {len(plan.units)} units are done or cannot be")
             from orchestrator.publishing import publish_all  # tables and figures cost two seconds
@@ -182,10 +186,13 @@ class _Driving:
         store, lost = self.store, self.lease.lost
         done_before = sum(plan.work[unit.name].action == "done" for unit in plan.units)
         progress = Progress(self.console, done_before=done_before)
-        self.console.print(
-            f"{len(plan.left)} of {len(plan.units)} units to do, {done_before} done before"
-        )
-        tracking = _Tracking(store, self.tracking_uri, progress.warned) if self.is_free else None
+        with beginning() as check_interrupted:  # MLflow is loaded here, and may swallow a signal
+            self.console.print(
+                f"{len(plan.left)} of {len(plan.units)} units to do, {done_before} done before"
+            )
+            is_free, warn = self.is_free, progress.warned
+            tracking = _Tracking(store, self.tracking_uri, warn) if is_free else None
+            check_interrupted()
         listeners: list[Listener] = [] if tracking is None else [tracking]
         if self.metrics is not None:
             self.metrics.begin(_done_by_kind(plan), tracking.behind if tracking else None)
