@@ -5,7 +5,7 @@ STORE  ?= store
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-gpu lint format bench chaos schema ui clean
+.PHONY: setup demo test test-slow test-gpu lint format bench bench-gpu chaos schema ui clean
 
 setup: $(READY)
 
@@ -45,6 +45,17 @@ bench: $(READY)
 	$(BIN)/python benchmarks/schedule_sim.py --json benchmarks/results/schedule_sim.json
 	$(BIN)/python benchmarks/mixed_runs.py --json benchmarks/results/mixed_runs.json
 	$(BIN)/python benchmarks/long_sweep.py --json benchmarks/results/long_sweep.json
+	$(BIN)/python benchmarks/cold_start.py --json benchmarks/results/cold_start.json
+	$(BIN)/python benchmarks/sweep_efficiency.py --json benchmarks/results/sweep_efficiency.json
+	$(BIN)/python benchmarks/checkpointing.py --batch 16 --steps 40 --interval 5 --json benchmarks/results/checkpointing.json
+	$(BIN)/python benchmarks/teacher_validation.py --json benchmarks/results/teacher_validation.json
+	$(BIN)/python benchmarks/image_input.py --json benchmarks/results/image_input.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python benchmarks/step.py --width 8 --steps 8 --rounds 9 --precision fp32 bf16 --json benchmarks/results/step.json
+
+# All that only a GPU can tell, within a time box (docs/performance.md).
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu_session.py --out benchmarks/results/gpu --minutes 25
 
 # Faults at random moments, within a time box: 100 and more of them (docs/operations.md).
 chaos: $(READY)

@@ -25,7 +25,9 @@ def without_helpers() -> Iterator[None]:
     from ray._private import utils
     from ray._private.node import Node
 
-    replaced = [(Node, name, _start_nothing) for name in _HELPERS if hasattr(Node, name)]
+    replaced: list[tuple[Any, str, Any]] = [
+        (Node, name, _start_nothing) for name in _HELPERS if hasattr(Node, name)
+    ]
     if hasattr(utils, "get_dashboard_dependency_error"):
         replaced.append((utils, "get_dashboard_dependency_error", _not_installed))
     kept = [(place, name, getattr(place, name)) for place, name, _ in replaced]
