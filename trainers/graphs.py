@@ -62,7 +62,7 @@ class CudaCapture:
     """CUDA's. One stream for both: some libraries keep a state for each stream that they meet."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def warm_up(self, function: Step) -> None:
         """Runs it on the stream of the capture, between what this thread asked for before and

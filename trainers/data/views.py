@@ -92,7 +92,8 @@ def _decode(
         if factor > 1:  # heeded by JPEGs alone
             picture.draft(None, (max(full_width // factor, 1), max(full_height // factor, 1)))
         pixels = np.asarray(rgb(picture), dtype=np.uint8)
-    return _Decoded(pixels, *pixels.shape[:2], full_height, full_width)
+    rows, columns, _ = pixels.shape
+    return _Decoded(pixels, rows, columns, full_height, full_width)
 
 
 def _factor(side: int, target: int) -> int:
