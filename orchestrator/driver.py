@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -108,15 +108,13 @@ def drive(
         view = ClusterView(partial(read_cluster, is_shared=is_shared))
         use_gpu, capacity = _capacity(view, options)
         _refuse_unfit(plan.left, capacity.total, options, use_gpu=use_gpu)
-        shares = _auto_shares(plan, view.picture, progress)
+        shape = _shapes(plan, options, view.picture, progress, use_gpu, capacity.total)
         ledger = Ledger(
             plan.left,
             capacity,
             held=plan.held_tokens,
             costs={unit.name: _cost(unit, plan) for unit in plan.left},
-            shape_of=lambda task: _shape(
-                task, options, use_gpu, capacity.total, shares.get(task.name, 1.0)
-            ),
+            shape_of=shape,
         )
         conductor = Conductor(
             ledger,
@@ -239,6 +237,19 @@ def _auto_shares(plan: Plan, picture: Picture, progress: Progress) -> dict[str, 
         if min(choice.runs, at_most) > 1:
             progress.noted(f"{min(choice.runs, at_most)} runs of {choice.load} share a GPU")
     return {unit.name: sharing.share(unit, at_most) for unit in plan.left}
+
+
+def _shapes(
+    plan: Plan,
+    options: DriveOptions,
+    picture: Picture,
+    progress: Progress,
+    use_gpu: bool,
+    devices: float,
+) -> Callable[[Task], Shape]:
+    """What a unit of the plan takes."""
+    shares = _auto_shares(plan, picture, progress)
+    return lambda task: _shape(task, options, use_gpu, devices, shares.get(task.name, 1.0))
 
 
 def _shape(

@@ -96,8 +96,6 @@ def run_sweeps(
                 console.print("the students wait for their teachers")
             elif plan.left:
                 outcomes.append(driving.drive(plan, plan_again))
-                with suppress(StoreError):
-                    store.sweep_temporaries()  # of trials that were killed while they wrote
             else:
                 console.print(f"nothing to train: {len(plan.units)} units are done or cannot be")
             from orchestrator.publishing import publish_all  # tables and figures cost two seconds
@@ -175,7 +173,10 @@ class _Driving:
         def say(line: str) -> None:
             self.console.print(line, style="yellow", soft_wrap=True, markup=False)
 
-        return drive_until_sound(self._drive, plan, again, self.store, say)
+        outcome = drive_until_sound(self._drive, plan, again, self.store, say)
+        with suppress(StoreError):
+            self.store.sweep_temporaries()  # of trials that were killed while they wrote
+        return outcome
 
     def _drive(self, plan: Plan) -> Outcome:
         """What became of the units.
