@@ -108,13 +108,12 @@ def drive(
         view = ClusterView(partial(read_cluster, is_shared=is_shared))
         use_gpu, capacity = _capacity(view, options)
         _refuse_unfit(plan.left, capacity.total, options, use_gpu=use_gpu)
-        shape = _shapes(plan, options, view.picture, progress, use_gpu, capacity.total)
         ledger = Ledger(
             plan.left,
             capacity,
             held=plan.held_tokens,
             costs={unit.name: _cost(unit, plan) for unit in plan.left},
-            shape_of=shape,
+            shape_of=_shapes(plan, options, view.picture, progress, use_gpu, capacity.total),
         )
         conductor = Conductor(
             ledger,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+
+from tests.benchmark_scripts import module, read
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -27,17 +26,6 @@ on_every_device = pytest.mark.parametrize("device", ["cpu", CUDA])
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a script of the folder is run; spawned processes inherit the path."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
-def module(name: str) -> ModuleType:
-    __import__(name)
-    return sys.modules[name]
-
-
-def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    assert found["machine"]["torch"]
-    return found
 
 
 @on_every_device

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import psutil
 import pytest
 
 from orchestrator.sharing import parse_table
+from tests.benchmark_scripts import module, read
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -23,17 +23,6 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a script of the folder is run; spawned processes inherit the path."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
-def module(name: str) -> ModuleType:
-    __import__(name)
-    return sys.modules[name]
-
-
-def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    assert found["machine"]["torch"]
-    return found
 
 
 # -- steps that count in a window -----------------------------------------------------------------
