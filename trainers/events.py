@@ -6,7 +6,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Checkpoint", "Evaluation", "Event", "Finished", "Progress", "Snapshot", "Weights"]
+from torch import Tensor
+
+__all__ = [
+    "Checkpoint",
+    "Evaluation",
+    "Event",
+    "Finished",
+    "Progress",
+    "Scored",
+    "Snapshot",
+    "Weights",
+]
 
 Row = dict[str, float | int | bool]
 
@@ -50,6 +61,14 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Every training sample's score, (N,) float32 by index in the full training set; None on all
+    but rank 0."""
+
+    scores_N: Tensor | None = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """A sign of life between evaluations (at most one a second)."""
 
@@ -67,4 +86,4 @@ class Finished:
     missing: tuple[float, ...] = ()
 
 
-Event = Evaluation | Checkpoint | Snapshot | Weights | Progress | Finished
+Event = Evaluation | Checkpoint | Snapshot | Weights | Scored | Progress | Finished

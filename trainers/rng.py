@@ -18,7 +18,7 @@ import torch
 __all__ = ["Role", "Stream", "generator", "seeded_torch", "stream_seed"]
 
 Role = Literal["teacher", "student", "probe", "data"]
-Stream = Literal["init", "subset", "order", "augment", "mix", "dropout", "label_noise"]
+Stream = Literal["init", "subset", "order", "augment", "mix", "dropout", "label_noise", "selection"]
 
 
 def stream_seed(role: Role, seed: int, stream: Stream, counter: int) -> int:

@@ -14,10 +14,11 @@ What users get when they say nothing is decided in `orchestrator.spec`, not here
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 __all__ = [
     "AUGMENTATIONS",
+    "METHODS",
     "SEMANTICS",
     "AdamW",
     "Augmentation",
@@ -25,14 +26,20 @@ __all__ = [
     "Dataset",
     "ProbeSpec",
     "Request",
+    "Revision",
     "RunSpec",
     "Runtime",
+    "ScoresSpec",
+    "Scoring",
     "Screening",
+    "Selection",
+    "SelectionMethod",
     "StudentRef",
     "StudentSpec",
     "TargetsSpec",
     "TeacherRef",
     "TeacherSpec",
+    "scores_spec",
     "targets_spec",
 ]
 
@@ -42,6 +49,8 @@ SEMANTICS = 1
 Strategy = Literal["A", "B", "C"]
 Precision = Literal["fp32", "bf16"]
 Screening = int | Literal["adaptive"] | None
+SelectionMethod = Literal["influence", "el2n", "loss", "tracin", "random"]
+METHODS: tuple[SelectionMethod, ...] = get_args(SelectionMethod)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +60,8 @@ class Dataset:
     ipc: images per class; None is the full training set. The subset is the first `ipc` of one
     permutation per class drawn from `subset_seed`, so subsets of one seed nest.
     image_size: pixels of the images that are trained on and evaluated; None is the data set's own.
+    label_noise: share of the training labels that are wrong, drawn from `noise_seed`
+    (`trainers.label_noise`). Which images a subset holds is told by the true labels.
     """
 
     name: str
@@ -58,6 +69,8 @@ class Dataset:
     ipc: int | None = None
     subset_seed: int | None = None
     image_size: int | None = None
+    label_noise: float = 0.0
+    noise_seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +165,70 @@ class TeacherSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Revision:
+    """Label revision of soft targets (arXiv 2404.03693; `trainers.revision`).
+
+    eta: η in (0, 1), of β = η / (p_max − p_target + 1). only_wrong: whether just those targets are
+    revised whose largest class is not the true one.
+    """
+
+    eta: float
+    only_wrong: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentRef:
+    """The weights of student run `key` after `step` steps."""
+
+    key: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How training samples are scored, so that the highest can be selected (`trainers.scores`).
+
+    student: the model that scores, a strategy A student on the full training set; None for
+    `random`. checkpoints: states of it that are summed over, evenly spaced up to `student.step`
+    (`tracin` alone has several). damping: of `influence`, a share of the curvature's mean. seed:
+    of `random`'s draw.
+    """
+
+    method: SelectionMethod
+    student: StudentRef | None = None
+    checkpoints: int = 1
+    damping: float | None = None
+    seed: int | None = None
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps of the student whose weights are looked at, ascending."""
+        if self.student is None:
+            return ()
+        parts = range(1, self.checkpoints + 1)
+        return tuple(sorted({-(-self.student.step * k // self.checkpoints) for k in parts}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Data selection (arXiv 2404.03693): the `fraction` of a student's training samples with the
+    highest scores learn from the teacher, the others from their labels alone."""
+
+    scoring: Scoring
+    fraction: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudentSpec:
     """A student: backbone φ and projection head g by KL to the mapped targets, linear classifier h
     by cross-entropy on detached features (equations 1 to 3).
 
     temperature: of the teacher's soft targets; None for strategy A. student_temperature: of g.
-    loss: `decoupled` as in the paper; `joint` lets h's loss, weighted by ce_weight, reach φ.
+    loss: `decoupled` as in the paper; `joint` lets h's loss, weighted by ce_weight, reach φ; `kd`
+    is conventional distillation of one classifier, both sides at `temperature`:
+    (1 − alpha) · CE + alpha · T² · KL. alpha: None without a teacher, and under another loss.
+    revised_weight: share of kd's KL that goes to the revised targets, the rest to the teacher's.
+    revision: of the teacher's soft targets. selection: which samples get one.
     batch_size: the global batch. norm_batch: samples that batch-norm sees; None is all of it.
     """
 
@@ -171,11 +242,15 @@ class StudentSpec:
     teacher: TeacherRef | None = None
     temperature: float | None = None
     student_temperature: float = 1.0
-    loss: Literal["decoupled", "joint"] = "decoupled"
+    loss: Literal["decoupled", "joint", "kd"] = "decoupled"
     ce_weight: float = 1.0
     target_view: Literal["plain"] = "plain"
     norm_batch: int | None = None
     precision: Precision = "fp32"
+    alpha: float | None = None
+    revised_weight: float = 1.0
+    revision: Revision | None = None
+    selection: Selection | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,10 +281,10 @@ def targets_spec(
     view: Literal["plain"] = "plain",
 ) -> TargetsSpec:
     """The soft targets that a strategy C student on `dataset` reads: of the full training set,
-    whatever its IPC. In half precision above 200 classes, where ImageNet's would take 5 GB instead
-    of 2.6."""
+    whatever its IPC and its labels. In half precision above 200 classes, where ImageNet's would
+    take 5 GB instead of 2.6."""
     return TargetsSpec(
-        dataset=replace(dataset, ipc=None, subset_seed=None),
+        dataset=replace(dataset, ipc=None, subset_seed=None, label_noise=0.0, noise_seed=0),
         teacher=teacher,
         temperature=temperature,
         view=view,
@@ -218,11 +293,18 @@ def targets_spec(
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentRef:
-    """The weights of student run `key` after `step` steps."""
+class ScoresSpec:
+    """The scores of all training samples: made once, shared by every student that selects by
+    them."""
 
-    key: str
-    step: int
+    dataset: Dataset
+    scoring: Scoring
+
+
+def scores_spec(dataset: Dataset, scoring: Scoring) -> ScoresSpec:
+    """The scores that a student on `dataset` selects by: of the full training set, whatever its
+    IPC, with the labels it sees."""
+    return ScoresSpec(dataset=replace(dataset, ipc=None, subset_seed=None), scoring=scoring)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +322,7 @@ class ProbeSpec:
     precision: Precision = "fp32"
 
 
-RunSpec = TeacherSpec | StudentSpec | TargetsSpec | ProbeSpec
+RunSpec = TeacherSpec | StudentSpec | TargetsSpec | ScoresSpec | ProbeSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +333,8 @@ class Request:
     evaluate_at: sorted steps a student must be evaluated at, beyond the standard ones.
     presets: teacher accuracies (percent) that must be harvested; the standard presets passed on the
     way are harvested too. A teacher stops once all of these are.
-    keep_weights_at: sorted steps whose weights a student must keep, for the probes of them.
+    keep_weights_at: sorted steps whose weights a student must keep, for probes of them and for
+    scores by them.
     """
 
     horizon: int
