@@ -29,6 +29,7 @@ from orchestrator.errors import StoreError
 from orchestrator.identity import canonical, from_canonical, kind_of, run_key
 from orchestrator.metricsfile import read_metrics
 from orchestrator.store import Store
+from orchestrator.units import ARTEFACTS
 from trainers.spec import SEMANTICS
 
 __all__ = ["RunRecord", "machine_name", "pack", "portable", "read_record", "unpack"]
@@ -294,7 +295,7 @@ def _result_fault(record: RunRecord) -> str | None:
     sound = all(isinstance(result[part], cls) for part, cls in parts if part in result)
     if not sound or not _are_numbers([result.get("wall_time_s") or 0, *result.get("missing", [])]):
         return "its result is none of a run's"
-    if record.kind != "targets" and not (record.table is not None and len(record.table)):
+    if record.kind not in ARTEFACTS and not (record.table is not None and len(record.table)):
         return "it has a result and no rows"
     return None
 

@@ -218,6 +218,16 @@ def _probe_has_a_length(probe: str, steps: Value, dataset: str, infos: Infos) ->
     return _Fault("probe_steps", message, "prepare the data set first, or give probe_steps")
 
 
+def _scoring_has_a_length(
+    method: str | None, steps: Value, dataset: str, infos: Infos
+) -> _Fault | None:
+    if method in (None, "random") or steps is not None or dataset is None or dataset in infos:
+        return None
+    message = f"is left out: 10 epochs, but nobody has counted the images of {dataset} yet"
+    remedy = "prepare the data set first, or give selection.steps"
+    return _Fault("selection.steps", message, remedy)
+
+
 _CHECKS = (
     _required("dataset", "set `dataset: cifar10`"),
     _required("strategy", "set `strategy: A`, B or C, or make it an axis"),
@@ -245,7 +255,9 @@ _CHECKS = (
     _epochs_known("training.evaluate_every"),
     _epochs_known("teacher.max_steps"),
     _epochs_known("probe_steps"),
+    _epochs_known("selection.steps"),
     _Check(("probe", "probe_steps", "dataset"), _probe_has_a_length),
+    _Check(("selection.method", "selection.steps", "dataset"), _scoring_has_a_length),
     _Check(
         ("training.evaluate_at", "training.steps", "dataset", "training.batch_size"),
         _evaluations_in_reach,
@@ -280,7 +292,15 @@ def _read_somewhere(grid: Grid) -> Iterator[str]:
 _REASONS = {
     "image_size": "null is the data set's own size",
     "subset_seed": "with ipc full nothing is drawn",
-    "ce_weight": "loss decoupled has no weight",
+    "ce_weight": "only loss joint has a weight",
+    "student_temperature": "under loss kd both sides have the temperature",
+    "kd.alpha": "only loss kd, with a teacher, has it",
+    "kd.revised_weight": "only loss kd with a revision has it",
+    "revision.only_wrong": "nothing is revised",
+    "selection.steps": "random needs no model, and strategy A selects nothing",
+    "selection.checkpoints": "only tracin looks at several states",
+    "selection.damping": "only influence has a curvature to damp",
+    "noise_seed": "no label is wrong",
     "probe_steps": "probe joint is trained with its student",
     "backbone.width": "only resnet18 and resnet50 have a width",
     "target_view": "only strategy C has stored targets",

@@ -19,10 +19,10 @@ from orchestrator.metricsfile import read_metrics
 from orchestrator.plan import Plan
 from orchestrator.rates import EVALUATION, Group, Rates
 from orchestrator.store import Store
-from orchestrator.units import Unit
+from orchestrator.units import ARTEFACTS, Unit
 from trainers.data.info import DatasetInfo
 from trainers.schedule import evaluation_steps, steps_per_epoch
-from trainers.spec import Screening, StudentSpec, TargetsSpec
+from trainers.spec import ScoresSpec, Screening, StudentSpec, TargetsSpec
 
 __all__ = ["ADAPTIVE_IMAGES", "TEACHER_STEPS", "Estimate", "Pace", "group_of", "measured_rates"]
 
@@ -50,7 +50,7 @@ class Estimate:
 def group_of(unit: Unit, infos: Mapping[str, DatasetInfo] | None = None) -> Group:
     """What tells a run's pace. infos: for the image size of data sets that say none."""
     spec = unit.spec
-    assert not isinstance(spec, TargetsSpec)
+    assert not isinstance(spec, TargetsSpec | ScoresSpec)
     kind = spec.strategy if isinstance(spec, StudentSpec) else unit.kind
     info = (infos or {}).get(spec.dataset.name)
     size = spec.dataset.image_size or (info.image_size if info else None)
@@ -63,7 +63,7 @@ def measured_rates(store: Store, plan: Plan) -> Rates:
     """Median steps/s by group, from runs of this plan that the store holds."""
     seen: dict[Group, list[float]] = defaultdict(list)
     for unit in plan.units:
-        if unit.kind == "targets" or plan.work[unit.name].action != "done":
+        if unit.kind in ARTEFACTS or plan.work[unit.name].action != "done":
             continue
         group = group_of(unit, plan.infos)
         if len(seen[group]) < _SAMPLES and (rate := _rate(store, unit.name)):
@@ -84,8 +84,9 @@ def _rate(store: Store, name: str) -> float | None:
 
 class Pace:
     """Seconds of runs by measured rates. A group without a rate takes the mean of its siblings
-    (same data set, backbone and batch), if there are any. Soft-target files count nothing: one
-    costs an epoch of evaluation. unknown: groups that were asked and have no rate."""
+    (same data set, backbone and batch), if there are any. Soft-target files and scores count
+    nothing: one costs an epoch of evaluation or a few. unknown: groups that were asked and have no
+    rate."""
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class Pace:
         """Of units and the steps that each trains."""
         seconds, unknown = 0.0, 0
         for unit, steps in work:
-            if unit.kind != "targets":
+            if unit.kind not in ARTEFACTS:
                 own = self.seconds(unit, steps)
                 seconds, unknown = seconds + (own or 0.0), unknown + (own is None)
         return Estimate(seconds, unknown)

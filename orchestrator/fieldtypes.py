@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from orchestrator.backbones import BACKBONES, WITH_WIDTH
 from orchestrator.errors import nearest
-from trainers.spec import AUGMENTATIONS, Augmentation
+from trainers.spec import AUGMENTATIONS, METHODS, Augmentation, SelectionMethod
 
 __all__ = [
     "Accuracy",
@@ -23,13 +23,19 @@ __all__ = [
     "Count",
     "Duration",
     "Expect",
+    "Flag",
+    "Fraction",
+    "FractionBelowOne",
     "GpuShare",
     "Ipc",
     "Keep",
+    "MethodName",
+    "NoiseShare",
     "NonNegative",
     "Positive",
     "Screening",
     "Seed",
+    "SelectedShare",
     "Stem",
     "Steps",
     "StrategyName",
@@ -73,6 +79,24 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), Expect("a numbe
 Accuracy = Annotated[
     float, Field(gt=0, le=100), Expect("a top-1 accuracy in percent, above 0 and at most 100")
 ]
+Flag = Annotated[bool, Field(strict=True), Expect("true or false")]
+Fraction = Annotated[
+    float, Field(ge=0, le=1, allow_inf_nan=False), Expect("a number from 0 to 1, both included")
+]
+FractionBelowOne = Annotated[
+    float,
+    Field(gt=0, lt=1, allow_inf_nan=False),
+    Expect("a number above 0 and below 1"),
+]
+SelectedShare = Annotated[
+    float, Field(gt=0, le=1, allow_inf_nan=False), Expect("a number above 0 and at most 1")
+]
+NoiseShare = Annotated[
+    float,
+    Field(ge=0, lt=1, allow_inf_nan=False),
+    Expect("a share, from 0 to below 1"),
+]
+MethodName = Annotated[SelectionMethod, Expect(", ".join(METHODS), METHODS)]
 StrategyName = Annotated[Literal["A", "B", "C"], Expect("A, B or C", ("A", "B", "C"))]
 Stem = Annotated[
     Literal["auto", "small", "standard"],

@@ -8,14 +8,14 @@ no teacher, and a grid over A, B, C and three teachers holds A once.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
 from orchestrator.backbones import WITH_WIDTH
 from orchestrator.fieldtypes import Value
-from orchestrator.settings import FIELDS, INDEX
+from orchestrator.settings import FIELDS, IMPLIED, INDEX
 
 __all__ = [
     "Condition",
@@ -27,6 +27,7 @@ __all__ = [
     "expand_grid",
     "matches",
     "projection",
+    "with_implied",
 ]
 
 Point = tuple[Value, ...]
@@ -108,7 +109,21 @@ _PROBE_STEPS = INDEX["probe_steps"]
 _BACKBONE = INDEX["backbone.name"]
 _WIDTH = INDEX["backbone.width"]
 _TARGET_VIEW = INDEX["target_view"]
-_WITH_TEACHER = [INDEX[name] for name in FIELDS if name.startswith("teacher.")] + [
+_STUDENT_TEMPERATURE = INDEX["student_temperature"]
+_KD = [INDEX["kd.alpha"], INDEX["kd.revised_weight"]]
+_REVISED_WEIGHT = INDEX["kd.revised_weight"]
+_ETA = INDEX["revision.eta"]
+_ONLY_WRONG = INDEX["revision.only_wrong"]
+_METHOD = INDEX["selection.method"]
+_SELECTION = [INDEX[name] for name in FIELDS if name.startswith("selection.")]
+_CHECKPOINTS = INDEX["selection.checkpoints"]
+_DAMPING = INDEX["selection.damping"]
+_SCORING_STEPS = INDEX["selection.steps"]
+_LABEL_NOISE = INDEX["label_noise"]
+_TEACHER_NOISE = INDEX["teacher.label_noise"]
+_NOISE_SEED = INDEX["noise_seed"]
+_GROUPS_WITH_TEACHER = ("teacher.", "kd.", "revision.", "selection.")
+_WITH_TEACHER = [INDEX[name] for name in FIELDS if name.startswith(_GROUPS_WITH_TEACHER)] + [
     INDEX["temperature"],
     INDEX["scaling.teacher_workers"],
 ]
@@ -124,10 +139,44 @@ def applicable(values: Sequence[Value]) -> Point:
         point[_TARGET_VIEW] = None
     if point[_IPC] == "full":
         point[_SUBSET_SEED] = None
-    if point[_LOSS] == "decoupled":
+    if point[_LOSS] != "joint":
         point[_CE_WEIGHT] = None
+    if point[_LOSS] == "kd":
+        point[_STUDENT_TEMPERATURE] = None
+    _of_second_study(point)
     if point[_PROBE] == "joint":
         point[_PROBE_STEPS] = None
     if point[_BACKBONE] not in WITH_WIDTH:
         point[_WIDTH] = None
     return tuple(point)
+
+
+def _of_second_study(point: list[Value]) -> None:
+    """The settings of revision, selection and noise that apply to nothing."""
+    if point[_LOSS] != "kd":
+        for slot in _KD:
+            point[slot] = None
+    if point[_ETA] is None:
+        point[_ONLY_WRONG] = point[_REVISED_WEIGHT] = None
+    method = point[_METHOD]
+    if method is None:
+        for slot in _SELECTION:
+            point[slot] = None
+    if method in (None, "random"):
+        point[_SCORING_STEPS] = None
+    if method != "tracin":
+        point[_CHECKPOINTS] = None
+    if method != "influence":
+        point[_DAMPING] = None
+    if not point[_LABEL_NOISE] and not point[_TEACHER_NOISE]:
+        point[_NOISE_SEED] = None
+
+
+def with_implied(base: Point, places: Collection[str]) -> Point:
+    """`revision: {only_wrong: false}` revises: a group that is written is switched on."""
+    values = list(base)
+    for switch, value in IMPLIED.items():
+        group = switch.partition(".")[0] + "."
+        if switch not in places and any(name.startswith(group) for name in places):
+            values[INDEX[switch]] = value
+    return tuple(values)

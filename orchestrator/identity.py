@@ -26,7 +26,11 @@ from trainers.spec import (
     Backbone,
     Dataset,
     ProbeSpec,
+    Revision,
     RunSpec,
+    ScoresSpec,
+    Scoring,
+    Selection,
     StudentRef,
     StudentSpec,
     TargetsSpec,
@@ -40,6 +44,7 @@ KINDS: Mapping[str, type[RunSpec]] = {
     "teacher": TeacherSpec,
     "targets": TargetsSpec,
     "student": StudentSpec,
+    "scores": ScoresSpec,
     "probe": ProbeSpec,
 }
 
@@ -84,11 +89,17 @@ def _inapplicable(spec: RunSpec) -> frozenset[str]:
         return frozenset()
     names = set()
     if spec.strategy == "A":
-        names |= {"teacher", "temperature"}
+        names |= {"teacher", "temperature", "alpha", "revision", "selection"}
     if spec.strategy != "C":
         names.add("target_view")
-    if spec.loss == "decoupled":
+    if spec.loss != "joint":
         names.add("ce_weight")
+    if spec.loss != "kd":
+        names.add("alpha")
+    if spec.loss != "kd" or spec.revision is None:
+        names.add("revised_weight")
+    if spec.loss == "kd":
+        names.add("student_temperature")
     return frozenset(names)
 
 
@@ -109,13 +120,18 @@ def _part(spec: Any) -> dict[str, Any]:
         payload["name"] = "adamw"
     if isinstance(spec, Dataset) and spec.ipc is None:
         payload.pop("subset_seed", None)  # the full training set is not drawn
+    if isinstance(spec, Dataset) and not spec.label_noise:
+        payload.pop("noise_seed", None)
     return payload
 
 
 _FIELDS: Mapping[type[Any], tuple[tuple[str, Any], ...]] = {
     cls: tuple((field.name, field.default) for field in dataclasses.fields(cls))
-    for cls in (*KINDS.values(), Dataset, Backbone, Augmentation, AdamW, TeacherRef, StudentRef)
-}
+    for cls in (
+        *KINDS.values(), Dataset, Backbone, Augmentation, AdamW, TeacherRef, StudentRef,
+        Revision, Selection, Scoring,
+    )
+}  # fmt: skip
 """Field names with their neutral values; MISSING equals no value."""
 
 _HINTS = {cls: get_type_hints(cls) for cls in _FIELDS}
@@ -169,6 +185,8 @@ def _typed(hint: Any, value: Any) -> Any:
         if cls is None:
             raise _foreign(f"a mapping where {hint} belongs")
         return _build(cls, value)
+    if value is not None and any(choice in _FIELDS for choice in choices):
+        raise _foreign(f"{value!r} where {hint} belongs")
     if isinstance(value, list):
         return tuple(float(item) for item in value)
     if isinstance(value, int) and float in choices:

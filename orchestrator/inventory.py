@@ -63,7 +63,9 @@ class _Reader:
         result = self._json(paths.result(unit.name))
         evaluated: frozenset[int] = frozenset()
         sound = result is not None and _is_sound(result, unit)
-        if sound and result is not None:
+        if sound and result is not None and unit.kind == "scores":
+            sound = self._has_scores(unit)
+        elif sound and result is not None:
             evaluated = self._evaluated(unit.name)
             sound = self._has_rows(unit, result, evaluated)
         facts = result if sound and result is not None else {}
@@ -80,6 +82,13 @@ class _Reader:
             teacher_digest=facts.get("teacher_digest"),
             failure=failure,
         )
+
+    def _has_scores(self, unit: Unit) -> bool:
+        there = set(self.store.list(paths.snapshots_dir(unit.name)))
+        names = (paths.scores_json(unit.name), paths.scores_weights(unit.name))
+        if any(name.rpartition("/")[2] not in there for name in names):
+            return False
+        return (self._json(names[0]) or {}).get("scores") == unit.key
 
     def _kept(self, unit: Unit) -> frozenset[int]:
         """Of the steps that probes ask for, those whose weights are there."""

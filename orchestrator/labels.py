@@ -18,6 +18,8 @@ from trainers.spec import (
     Backbone,
     ProbeSpec,
     RunSpec,
+    ScoresSpec,
+    Selection,
     StudentSpec,
     TargetsSpec,
     TeacherRef,
@@ -27,6 +29,7 @@ from trainers.spec import (
 __all__ = [
     "differences",
     "probe_label",
+    "scores_label",
     "student_label",
     "targets_label",
     "teacher_label",
@@ -54,6 +57,28 @@ def teacher_label(spec: TeacherSpec) -> str:
 def targets_label(ref: TeacherRef, temperature: float) -> str:
     """`targets t60 T2`. Of several teachers, theirs is appended."""
     return f"targets t{ref.accuracy:g} T{temperature:g}"
+
+
+def scores_label(spec: ScoresSpec) -> str:
+    """`scores cifar100 influence`. Of a student of several, its step is told."""
+    scoring = spec.scoring
+    at = f" step{scoring.student.step}" if scoring.student else f" seed{scoring.seed}"
+    return f"scores {spec.dataset.name} {scoring.method}{at}"
+
+
+def _revision(spec: StudentSpec) -> str:
+    if spec.revision is None:
+        return ""
+    every = "" if spec.revision.only_wrong else " all"
+    share = f" rho{spec.revised_weight:g}" if spec.revised_weight != 1 else ""
+    return f"LR{spec.revision.eta:g}{every}{share}"
+
+
+def _selection(selection: Selection | None) -> str:
+    if selection is None:
+        return ""
+    scoring = selection.scoring
+    return f"DS-{scoring.method}{selection.fraction:g}"
 
 
 def backbone_name(backbone: Backbone) -> str:
@@ -90,6 +115,17 @@ def _own_subset(spec: StudentSpec) -> str:
 # -- what tells runs of one plan apart ----------------------------------------------------------
 
 
+def _scored_by(selection: Selection | None) -> str:
+    """What scores may differ in beside their method: when, of whom, how damped."""
+    if selection is None:
+        return ""
+    scoring = selection.scoring
+    if scoring.student is None:
+        return f"draw{scoring.seed}"
+    damping = "" if scoring.damping is None else f" damping{scoring.damping:g}"
+    return f"by {scoring.student.key[:6]} at {scoring.student.step}{damping}"
+
+
 class _Aspect(NamedTuple):
     """Something runs may differ in. value: of a run; None where it does not apply. text: how a
     label says it; empty for what needs no words."""
@@ -110,13 +146,20 @@ _TRAINED = (
     _field("optimizer.weight_decay", "wd={:g}"),
     _field("batch_size", "bs{}"),
     _field("precision", "{}"),
+    _Aspect(
+        lambda spec: spec.dataset.label_noise, lambda noise: f"noise{noise:g}" if noise else ""
+    ),
 )
 _STUDENT = (
     _field("dataset.name", "{}"),
     _Aspect(lambda spec: backbone_name(spec.backbone), str),
     *_TRAINED,
     _Aspect(lambda spec: spec.norm_batch or 0, lambda size: f"nb{size}" if size else ""),
-    _Aspect(lambda spec: spec.loss, lambda loss: "joint" if loss == "joint" else ""),
+    _Aspect(lambda spec: spec.loss, lambda loss: "" if loss == "decoupled" else loss),
+    _Aspect(lambda spec: spec.alpha if spec.loss == "kd" else None, "a{:g}".format),
+    _Aspect(_revision, str),
+    _Aspect(lambda spec: _selection(spec.selection), str),
+    _Aspect(lambda spec: _scored_by(spec.selection), str),
     _Aspect(lambda spec: spec.ce_weight if spec.loss == "joint" else None, "ce{:g}".format),
     _field("temperature", "T{:g}"),
     _field("student_temperature", "gT{:g}"),
@@ -130,6 +173,7 @@ _OF_TEACHER: tuple[tuple[Callable[[Any], Any], str, bool], ...] = (
     (attrgetter("optimizer.lr"), "t.lr={:g}", True),
     (attrgetter("optimizer.weight_decay"), "t.wd={:g}", True),
     (attrgetter("batch_size"), "t.bs{}", True),
+    (attrgetter("dataset.label_noise"), "t.noise{:g}", True),
 )
 """What students may differ in by their teachers: value, text, and whether a teacher that has the
 student's own value needs no words."""

@@ -20,17 +20,25 @@ from orchestrator.identity import run_key
 from orchestrator.labels import (
     differences,
     probe_label,
+    scores_label,
     student_label,
     targets_label,
     teacher_label,
 )
 from orchestrator.paths import run_name
 from orchestrator.reportpoints import horizon_of, student_horizon
-from orchestrator.resolve import Resolver, Teacher
+from orchestrator.resolve import Resolver, Scorer, Teacher
 from orchestrator.scaling import Scaling
 from orchestrator.settings import INDEX
 from orchestrator.spec import Sweep
-from orchestrator.units import KINDS, Kind, Unit, snapshot_token, weights_token
+from orchestrator.units import (
+    RANKS,
+    Kind,
+    Unit,
+    rank_of,
+    snapshot_token,
+    weights_token,
+)
 from orchestrator.workers import ONE, Share, Workers, share_of, workers_of
 from trainers.data.info import DatasetInfo
 from trainers.spec import Request, RunSpec, Screening, StudentSpec, TeacherRef
@@ -110,13 +118,13 @@ class Merger:
         self._targets_known: dict[tuple[TeacherRef, float], tuple[RunSpec, str]] = {}
 
     def units(self) -> tuple[Unit, ...]:
-        """Kind by kind in the order of their needs, each in order of first appearance."""
+        """Rank by rank in the order of their needs, each in order of first appearance."""
         apart = differences({draft.key: draft.spec for draft in self._drafts.values()})
         return tuple(
             draft.unit(apart.get(draft.key, ""))
-            for kind in KINDS
+            for rank in RANKS
             for draft in self._drafts.values()
-            if draft.kind == kind
+            if rank_of(draft.kind, draft.spec) == rank
         )
 
     def add(self, sweep: Sweep) -> tuple[PlannedPoint, ...]:
@@ -177,7 +185,10 @@ class Merger:
         self._asks(draft, point, horizon, self._requested(point, horizon, report_steps))
         teacher = self.resolver.teacher(point)
         if teacher is not None:
-            draft.needs = (self._need(point, teacher, spec, sweep),)
+            draft.needs = (
+                self._need(point, teacher, spec, sweep),
+                *self._scores_need(point, spec, sweep),
+            )
         return draft, spec
 
     def _asks(self, draft: _Draft, point: Point, horizon: int, steps: frozenset[int]) -> None:
@@ -214,6 +225,30 @@ class Merger:
         )
         targets.needs = (snapshot,)
         return run_name("targets", key)
+
+    def _scores_need(self, point: Point, spec: StudentSpec, sweep: str) -> tuple[str, ...]:
+        """Registers the scores that a student selects by, and who scores; gives the token."""
+        scores = self.resolver.scores(spec)
+        if scores is None:
+            return ()
+        draft = self._draft("scores", run_key(scores), scores, sweep, lambda: scores_label(scores))
+        self._scale(draft, point, point[_WORKERS])
+        scorer = self.resolver.scorer(point)
+        if scorer is not None:
+            draft.needs = self._scorer(scorer, sweep)
+        return (run_name("scores", draft.key),)
+
+    def _scorer(self, scorer: Scorer, sweep: str) -> tuple[str, ...]:
+        """The student that scores keeps its weights for it; gives the tokens."""
+        student, spec, horizon = scorer.point, scorer.spec, scorer.steps[-1]
+        draft = self._draft("student", scorer.key, spec, sweep, lambda: student_label(spec))
+        draft.horizon = max(draft.horizon, horizon)
+        draft.evaluate_at = _union(draft.evaluate_at, frozenset({horizon}))
+        draft.keep_weights_at = _union(draft.keep_weights_at, frozenset(scorer.steps))
+        self._scale(draft, student, student[_WORKERS])
+        draft.keep = _longer(draft.keep, student[_KEEP])
+        name = run_name("student", scorer.key)
+        return tuple(weights_token(name, step) for step in scorer.steps)
 
     def _teacher(self, point: Point, teacher: Teacher, sweep: str) -> _Draft:
         rule = (teacher.ref.validate_every, teacher.ref.screen)

@@ -6,20 +6,33 @@ run's to mend; its driver plans anew.
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator import paths
 from orchestrator.errors import DamagedFileError, LostNeedError
-from orchestrator.identity import from_canonical
-from orchestrator.records import read_snapshot, read_snapshot_weights
+from orchestrator.identity import from_canonical, run_key
+from orchestrator.records import (
+    read_kept_weights,
+    read_scores,
+    read_snapshot,
+    read_snapshot_weights,
+)
 from orchestrator.store import Store
 from trainers.data import ImageData
 from trainers.errors import TargetsError
 from trainers.models import build_teacher
-from trainers.spec import StudentSpec, TargetsSpec, TeacherRef, TeacherSpec, targets_spec
+from trainers.spec import (
+    Scoring,
+    StudentSpec,
+    TargetsSpec,
+    TeacherRef,
+    TeacherSpec,
+    scores_spec,
+    targets_spec,
+)
 from trainers.targets import SoftTargets, TargetsIdentity
 
-__all__ = ["load_teacher", "open_mapping", "targets_identity"]
+__all__ = ["load_scorer", "load_teacher", "open_mapping", "open_scores", "targets_identity"]
 
 
 def _teacher_name(teacher: TeacherRef) -> str:
@@ -81,3 +94,28 @@ def _open_targets(store: Store, rel: str, identity: TargetsIdentity) -> SoftTarg
         return SoftTargets(store.local(rel), identity)
     except TargetsError as error:
         raise DamagedFileError(rel, error.problem) from error
+
+
+def open_scores(store: Store, spec: StudentSpec) -> tuple[Tensor | None, str | None]:
+    """What a student selects by, (N,), and the digest; None where it does not select."""
+    if spec.selection is None:
+        return None, None
+    key = run_key(scores_spec(spec.dataset, spec.selection.scoring))
+    return read_scores(store, paths.run_name("scores", key))
+
+
+def load_scorer(
+    store: Store, scoring: Scoring
+) -> tuple[StudentSpec | None, list[dict[str, Tensor]], list[str]]:
+    """The student that scores, its weights at each of `scoring.steps`, and their digests; none of
+    them for `random`."""
+    if scoring.student is None:
+        return None, [], []
+    name = paths.run_name("student", scoring.student.key)
+    run = store.read_json(paths.run_json(name))
+    if run is None:
+        raise LostNeedError(f"{name} has no run.json", "run the sweep again")
+    spec = from_canonical(run["spec"])
+    assert isinstance(spec, StudentSpec)
+    kept = [read_kept_weights(store, name, step) for step in scoring.steps]
+    return spec, [weights for weights, _ in kept], [record["digest"] for _, record in kept]

@@ -13,7 +13,7 @@ from dashboards.layout import ClaimItem
 from orchestrator.checks import check_grids
 from orchestrator.errors import Problem, SpecError, nearest
 from orchestrator.fieldtypes import Value, plain
-from orchestrator.grid import Condition, Grid, Place
+from orchestrator.grid import Condition, Grid, Place, with_implied
 from orchestrator.reportpoints import item_points
 from orchestrator.settings import (
     FIELDS,
@@ -110,7 +110,7 @@ def _with(grid: Grid, values: Mapping[str, Value]) -> Grid:
     for name, value in values.items():
         base[INDEX[name]] = value
     places = {**grid.places, **{name: Place(_SET, name) for name in values}}
-    return dataclasses.replace(grid, base=tuple(base), places=places)
+    return dataclasses.replace(grid, base=with_implied(tuple(base), places), places=places)
 
 
 def parse_limit(options: Iterable[str]) -> Condition:

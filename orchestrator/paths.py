@@ -23,7 +23,6 @@ __all__ = [
     "failure",
     "hang",
     "imported_json",
-    "job",
     "job_json",
     "kept_json",
     "kept_weights",
@@ -42,6 +41,8 @@ __all__ = [
     "run_name",
     "runs_dir",
     "safe_name",
+    "scores_json",
+    "scores_weights",
     "sealing",
     "snapshot_json",
     "snapshot_weights",
@@ -154,6 +155,16 @@ def kept_json(name: str, step: int) -> str:
     return f"{snapshots_dir(name)}/{step_name(step)}.json"
 
 
+def scores_weights(name: str) -> str:
+    """The scores of a training set, one tensor."""
+    return f"{snapshots_dir(name)}/scores.safetensors"
+
+
+def scores_json(name: str) -> str:
+    """Written after the scores: this file makes them exist."""
+    return f"{snapshots_dir(name)}/scores.json"
+
+
 def targets_dir() -> str:
     return "targets"
 
@@ -217,11 +228,6 @@ def job_json() -> str:
 def drain_flag(node_id: str) -> str:
     """Exists while a Ray node is about to leave: what runs there checkpoints and ends."""
     return f"control/drain-{safe_name(node_id)}"
-
-
-def job() -> str:
-    """The Ray job that drives this store, for `status` and `stop`."""
-    return "control/job.json"
 
 
 def probe() -> str:

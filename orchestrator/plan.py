@@ -18,7 +18,14 @@ from orchestrator.units import KINDS, Held, Unit, Work
 from orchestrator.work import chain_steps, work_left
 from trainers.data.info import DatasetInfo
 from trainers.presets import STANDARD_PRESETS
-from trainers.spec import Backbone, ProbeSpec, StudentSpec, TargetsSpec, TeacherSpec
+from trainers.spec import (
+    Backbone,
+    ProbeSpec,
+    ScoresSpec,
+    StudentSpec,
+    TargetsSpec,
+    TeacherSpec,
+)
 
 __all__ = ["ParameterCount", "Plan", "Unit", "make_plan"]
 
@@ -196,6 +203,8 @@ class _Sizes:
         if isinstance(unit.spec, TargetsSpec):
             width = 4 if unit.spec.dtype == "float32" else 2
             return info.num_train * info.num_classes * width
+        if isinstance(unit.spec, ScoresSpec):
+            return info.num_train * 4
         if isinstance(unit.spec, ProbeSpec):
             return 0  # one linear layer
         weights = self._weights(unit.spec, info)

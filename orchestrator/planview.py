@@ -15,6 +15,7 @@ from orchestrator.progress import duration
 from orchestrator.rates import Group, Rates
 from orchestrator.sharing import Choice
 from orchestrator.sweeprows import sweep_rows, total_of
+from orchestrator.units import ARTEFACTS
 
 __all__ = ["show_plan"]
 
@@ -116,7 +117,7 @@ def _model(group: Group) -> str:
 
 
 def _rows(plan: Plan, left_time: Estimate, num_bytes: int | None) -> list[tuple[str, str, str]]:
-    runs = [unit for unit in plan.units if unit.kind != "targets"]
+    runs = [unit for unit in plan.units if unit.kind not in ARTEFACTS]
     saved = plan.asked_steps - plan.student_steps
     kinds = Counter(unit.kind for unit in plan.left)
     left = ", ".join(f"{count} {_plural(kind, count)}" for kind, count in kinds.items())
@@ -162,16 +163,18 @@ def _kinds(plan: Plan) -> str:
     teachers, students = len(plan.of_kind("teacher")), len(plan.of_kind("student"))
     targets, probes = len(plan.of_kind("targets")), len(plan.of_kind("probe"))
     probed = f", {probes} {_plural('probe', probes)}" if probes else ""
+    scores = len(plan.of_kind("scores"))
+    scored = f", {scores} {_plural('scores', scores)}" if scores else ""
     return (
         f"{teachers} {_plural('teacher', teachers)}, {students} {_plural('student', students)}"
         f"{probed}; "
-        f"{targets} soft-target {'file' if targets == 1 else 'files'}"
+        f"{targets} {_plural('targets', targets)}{scored}"
     )
 
 
 def _plural(kind: str, count: int) -> str:
-    if kind == "targets":
-        return "soft-target file" if count == 1 else "soft-target files"
+    if kind in ARTEFACTS:
+        kind = {"targets": "soft-target file", "scores": "score file"}[kind]
     return kind if count == 1 else f"{kind}s"
 
 

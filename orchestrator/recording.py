@@ -21,6 +21,7 @@ from trainers.events import (
     Finished,
     Progress,
     Row,
+    Scored,
     Snapshot,
     Weights,
 )
@@ -106,17 +107,22 @@ class _Recorder:
             report, self._due = self._due, None
             yield report
 
-    def _write(self, event: Checkpoint | Snapshot | Weights, rows: Sequence[Row]) -> None:
+    def _write(self, event: Checkpoint | Snapshot | Weights | Scored, rows: Sequence[Row]) -> None:
         """In the writer's thread. rows: as they were at the event; more are added meanwhile."""
         if isinstance(event, Checkpoint):
             self._records.save_checkpoint(event, rows)
         elif isinstance(event, Snapshot):
             self._records.save_rows(rows)
             self._records.save_snapshot(event, self._key)
+        elif isinstance(event, Scored):
+            assert event.scores_N is not None
+            self._records.save_scores(event.scores_N, self._key)
         else:
             self._records.save_weights(event, self._key, self._teacher_digest)
 
-    def _report(self, event: Checkpoint | Snapshot | Weights) -> Report:
+    def _report(self, event: Checkpoint | Snapshot | Weights | Scored) -> Report:
+        if isinstance(event, Scored):
+            return {"event": "scores"}
         if isinstance(event, Snapshot):
             found = {"preset": event.preset, "accuracy": event.accuracy}
             return {"event": "snapshot", "step": event.step, **found}

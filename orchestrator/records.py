@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from dashboards.seals import seal_parquet
 from orchestrator import paths
@@ -34,12 +35,16 @@ __all__ = [
     "Records",
     "differing_column",
     "read_kept_weights",
+    "read_scores",
     "read_snapshot",
     "read_snapshot_weights",
 ]
 
 _EXECUTION = frozenset({"images_per_s", "wall_time_s", "timestamp_ms", "hostname", "replayed"})
 """Columns that describe who computed a row and when, not what came out."""
+
+SCORES = "scores"
+"""The tensor's name in a file of scores."""
 
 _ROLLING = re.compile(r"step-(\d{8})\.ckpt")
 _KEPT = re.compile(r"acc-(\d+(?:\.\d+)?)\.ckpt")
@@ -89,6 +94,16 @@ def read_kept_weights(
             "run the sweep again: the student is trained until it has",
         )
     return _read_weights(store, paths.kept_weights(student, step), found["digest"]), found
+
+
+def read_scores(store: Store, name: str) -> tuple[Tensor, str]:
+    """The scores of a training set, (N,), and their digest. DamagedFileError when the bytes are not
+    those once saved, LostNeedError when they do not exist."""
+    found = store.read_json(paths.scores_json(name))
+    if found is None:
+        raise LostNeedError(f"{name} has no scores", "run the sweep again: they are made anew")
+    scores: Tensor = _read_weights(store, paths.scores_weights(name), found["digest"])[SCORES]
+    return scores, found["digest"]
 
 
 def differing_column(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
@@ -148,7 +163,8 @@ class Records:
                 self._set_aside(paths.result(self._name), "its rows are damaged")
             table = None
         if table is None:
-            self.drop_checkpoints()
+            if self._columns:
+                self.drop_checkpoints()
             return None
         rows: list[Row] = table.to_pylist()
         return rows
@@ -275,6 +291,8 @@ class Records:
         """rows: by step, as they were when something was begun that they cover; None: those of now.
         Costs 3 ms of the CPU's time for a thousand rows, 200 to 400 ms for a hundred thousand."""
         self._refuse_if_superseded()
+        if not self._columns:
+            return  # of a run that makes a file and has no rows
         rows = self.sorted_rows() if rows is None else rows
         table = pa.table({name: [row.get(name) for row in rows] for name in self._columns})
         buffer = io.BytesIO()
@@ -376,6 +394,17 @@ class Records:
                 self.save_weights(event, student_key, teacher_digest)
                 taken.append(step)
         return taken
+
+    def save_scores(self, scores_N: Tensor, scores_key: str) -> None:
+        """The scores, then the JSON that makes them exist. One that is there stays: students may
+        have selected by it."""
+        self._refuse_if_superseded()
+        if self._own_json(paths.scores_json(self._name)) is not None:
+            return
+        data = dump_weights({SCORES: scores_N})
+        self._store.write_bytes(paths.scores_weights(self._name), data)
+        record = {"scores": scores_key, "digest": weights_digest(data), "count": len(scores_N)}
+        self._store.write_json(paths.scores_json(self._name), record)
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Last: it makes the run complete."""

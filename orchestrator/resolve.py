@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from orchestrator.backbones import WITH_WIDTH
 from orchestrator.durations import as_steps
 from orchestrator.fieldtypes import Value, as_mapping
-from orchestrator.grid import Point, projection
+from orchestrator.grid import Point, applicable, projection
 from orchestrator.identity import run_key
 from orchestrator.settings import FIELDS, INDEX
 from trainers.data.info import PROVISIONAL, DatasetInfo
@@ -24,15 +24,20 @@ from trainers.spec import (
     Backbone,
     Dataset,
     ProbeSpec,
+    Revision,
+    ScoresSpec,
+    Scoring,
+    Selection,
     StudentRef,
     StudentSpec,
     TargetsSpec,
     TeacherRef,
     TeacherSpec,
+    scores_spec,
     targets_spec,
 )
 
-__all__ = ["PROVISIONAL", "Resolver", "Teacher"]
+__all__ = ["PROVISIONAL", "Resolver", "Scorer", "Teacher"]
 
 _PATCHED = ("vit_", "maxvit")
 """Backbones whose first layer cuts patches: they have one stem, so one key."""
@@ -49,6 +54,16 @@ class Teacher(NamedTuple):
     max_steps: int
 
 
+class Scorer(NamedTuple):
+    """The strategy A student behind a selection: its point and what it is. steps: whose weights are
+    looked at, ascending."""
+
+    point: Point
+    spec: StudentSpec
+    key: str
+    steps: tuple[int, ...]
+
+
 class Resolver:
     """infos: what is known of data sets, by name; others get a provisional fingerprint.
 
@@ -62,29 +77,78 @@ class Resolver:
         self._augmentation = _remembered(_augmentation, ("augmentation",))
         self._optimizer = _remembered(_adamw, ("training.lr", "training.weight_decay"))
         self._teacher = _remembered(self._make_teacher, _TEACHER_FIELDS)
+        self._revision = _remembered(_revision, ("revision.eta", "revision.only_wrong"))
+        self._scorings: dict[Point, Scoring] = {}
         self._rest = projection(_STUDENT_FIELDS)
 
     def student(self, point: Point) -> StudentSpec:
-        strategy, batch, norm_batch, seed, temperature, own_t, loss, ce_weight, view, precision = (
-            self._rest(point)
-        )
+        get = dict(zip(_STUDENT_FIELDS, self._rest(point), strict=True))
+        batch, norm_batch = get["training.batch_size"], get["training.norm_batch"]
         teacher = self.teacher(point)
         return StudentSpec(
             dataset=self._dataset(point),
             backbone=self._backbone(point),
             augmentation=self._augmentation(point),
-            strategy=strategy,
+            strategy=get["strategy"],
             optimizer=self._optimizer(point),
             batch_size=batch,
-            seed=seed,
+            seed=get["seed"],
             teacher=teacher.ref if teacher else None,
-            temperature=temperature,
-            student_temperature=own_t,
-            loss=loss,
-            ce_weight=1.0 if ce_weight is None else ce_weight,
-            target_view=view or "plain",
+            temperature=get["temperature"],
+            student_temperature=_first(get["student_temperature"], 1.0),
+            loss=get["loss"],
+            ce_weight=_first(get["ce_weight"], 1.0),
+            target_view=get["target_view"] or "plain",
             norm_batch=None if norm_batch == batch else norm_batch,
-            precision=precision,
+            precision=get["training.precision"],
+            alpha=get["kd.alpha"],
+            revised_weight=_first(get["kd.revised_weight"], 1.0),
+            revision=self._revision(point),
+            selection=self._selection(point),
+        )
+
+    def scorer(self, point: Point) -> Scorer | None:
+        """The model behind a point's selection; None without one, or for `random`."""
+        selection = self._selection(point)
+        if selection is None or selection.scoring.student is None:
+            return None
+        its = scorer_point(point)
+        spec, ref = self.student(its), selection.scoring.student
+        return Scorer(its, spec, ref.key, selection.scoring.steps)
+
+    def scores(self, student: StudentSpec) -> ScoresSpec | None:
+        """What a student selects by: one file for all that score alike."""
+        if student.selection is None:
+            return None
+        return scores_spec(student.dataset, student.selection.scoring)
+
+    def _selection(self, point: Point) -> Selection | None:
+        """None also where everything is selected: that student needs no scores."""
+        fraction = point[_FRACTION]
+        if point[_METHOD] is None or fraction == 1:
+            return None
+        return Selection(scoring=self._scoring(point), fraction=fraction)
+
+    def _scoring(self, point: Point) -> Scoring:
+        """Made once for all points that differ in their teacher, their fraction and the like."""
+        at = (*scorer_point(point), *(point[slot] for slot in _SCORING))
+        found = self._scorings.get(at)
+        if found is None:
+            found = self._scorings[at] = self._make_scoring(point)
+        return found
+
+    def _make_scoring(self, point: Point) -> Scoring:
+        method, seed = point[_METHOD], point[_SCORING_SEED]
+        if method == "random":
+            return Scoring(method=method, seed=point[_SEED] if seed is None else seed)
+        its = scorer_point(point)
+        info = self.infos.get(its[_DATASET])
+        steps = as_steps(_first(point[_SCORING_STEPS], "10 epochs"), info, its[_BATCH])
+        return Scoring(
+            method=method,
+            student=StudentRef(key=run_key(self.student(its)), step=steps or 1),
+            checkpoints=_first(point[_CHECKPOINTS], 1),
+            damping=point[_DAMPING],
         )
 
     def probe(self, student: StudentSpec, key: str, step: int) -> ProbeSpec:
@@ -115,9 +179,16 @@ class Resolver:
         )
 
     def _make_dataset(
-        self, name: str, image_size: int | None, ipc: Value, subset_seed: int | None, seed: int
+        self,
+        name: str,
+        image_size: int | None,
+        ipc: Value,
+        subset_seed: int | None,
+        seed: int,
+        noise: float,
+        noise_seed: int | None,
     ) -> Dataset:
-        full = self._full_dataset(name, image_size)
+        full = self._full_dataset(name, image_size, noise, noise_seed)
         info = self.infos.get(name)
         # All images of a balanced data set are the data set.
         whole = info is not None and info.balanced and ipc == info.smallest_class
@@ -126,13 +197,18 @@ class Resolver:
         subset_seed = seed if subset_seed is None else subset_seed
         return dataclasses.replace(full, ipc=ipc, subset_seed=subset_seed)
 
-    def _full_dataset(self, name: str, image_size: int | None) -> Dataset:
+    def _full_dataset(
+        self, name: str, image_size: int | None, noise: float, noise_seed: int | None
+    ) -> Dataset:
         info = self.infos.get(name)
-        if info is None:
-            return Dataset(name=name, fingerprint=PROVISIONAL, image_size=image_size)
-        own = image_size in (None, info.image_size)  # a data set's own size goes without saying
+        if info is not None and image_size == info.image_size:
+            image_size = None  # a data set's own size goes without saying
         return Dataset(
-            name=name, fingerprint=info.fingerprint, image_size=None if own else image_size
+            name=name,
+            fingerprint=info.fingerprint if info else PROVISIONAL,
+            image_size=image_size,
+            label_noise=noise,
+            noise_seed=noise_seed or 0 if noise else 0,
         )
 
     def _make_backbone(
@@ -152,7 +228,12 @@ class Resolver:
         get = dict(zip(_TEACHER_FIELDS, values, strict=True))
         batch = get["teacher.batch_size"] or get["training.batch_size"]
         spec = TeacherSpec(
-            dataset=self._full_dataset(get["dataset"], get["image_size"]),
+            dataset=self._full_dataset(
+                get["dataset"],
+                get["image_size"],
+                _first(get["teacher.label_noise"], get["label_noise"]),
+                get["noise_seed"],
+            ),
             backbone=self._teacher_backbone(get),
             augmentation=_augmentation(get["teacher.augmentation"]),
             optimizer=_adamw(
@@ -188,7 +269,29 @@ class Resolver:
 
 
 _STRATEGY = INDEX["strategy"]
-_DATASET_FIELDS = ("dataset", "image_size", "ipc", "subset_seed", "seed")
+_DATASET = INDEX["dataset"]
+_IPC = INDEX["ipc"]
+_BATCH = INDEX["training.batch_size"]
+_SEED = INDEX["seed"]
+_LOSS = INDEX["loss"]
+_PROBE = INDEX["probe"]
+_OWN_TEMPERATURE = INDEX["student_temperature"]
+_METHOD = INDEX["selection.method"]
+_FRACTION = INDEX["selection.fraction"]
+_SCORING_SEED = INDEX["selection.seed"]
+_SCORING_STEPS = INDEX["selection.steps"]
+_CHECKPOINTS = INDEX["selection.checkpoints"]
+_DAMPING = INDEX["selection.damping"]
+_SCORING = (_METHOD, _SEED, _SCORING_SEED, _SCORING_STEPS, _CHECKPOINTS, _DAMPING)
+_DATASET_FIELDS = (
+    "dataset",
+    "image_size",
+    "ipc",
+    "subset_seed",
+    "seed",
+    "label_noise",
+    "noise_seed",
+)
 _BACKBONE_FIELDS = (
     "dataset",
     "image_size",
@@ -207,9 +310,13 @@ _STUDENT_FIELDS = (
     "ce_weight",
     "target_view",
     "training.precision",
+    "kd.alpha",
+    "kd.revised_weight",
 )
 _TEACHER_FIELDS = (
     *_BACKBONE_FIELDS,
+    "label_noise",
+    "noise_seed",
     "training.batch_size",
     "training.lr",
     "training.weight_decay",
@@ -231,6 +338,27 @@ def _remembered(make: Callable[..., Any], names: Sequence[str]) -> Callable[[Poi
         return answer
 
     return remember
+
+
+def scorer_point(point: Point) -> Point:
+    """The point of the model that scores for `point`: the same student as a plain run of strategy
+    A, on the full training set, of the selection's seed. One that a sweep asks for anyway is that
+    very run."""
+    values = list(point)
+    values[_STRATEGY], values[_IPC], values[_LOSS], values[_PROBE] = (
+        "A",
+        "full",
+        "decoupled",
+        "joint",
+    )
+    values[_SEED] = _first(point[_SCORING_SEED], 0)
+    if values[_OWN_TEMPERATURE] is None:
+        values[_OWN_TEMPERATURE] = FIELDS["student_temperature"].default
+    return applicable(values)
+
+
+def _revision(eta: float | None, only_wrong: bool | None) -> Revision | None:
+    return None if eta is None else Revision(eta=eta, only_wrong=only_wrong is not False)
 
 
 def _augmentation(choice: Value) -> Augmentation:

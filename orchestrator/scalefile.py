@@ -57,6 +57,7 @@ _KEY_FOR = {
     "training.evaluate_at": "max_steps",
     "training.evaluate_every": "max_steps",
     "probe_steps": "max_steps",
+    "selection.steps": "max_steps",
     "seed": "seeds",
     "ipc": "ipc",
     "training.batch_size": "divide_batch",

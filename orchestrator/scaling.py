@@ -56,6 +56,8 @@ _BATCH = INDEX["training.batch_size"]
 _NORM_BATCH = INDEX["training.norm_batch"]
 _EVALUATE_AT = INDEX["training.evaluate_at"]
 _EVALUATE_EVERY = INDEX["training.evaluate_every"]
+_SCORING = INDEX["selection.method"]
+_SCORING_STEPS = INDEX["selection.steps"]
 _WORKERS = INDEX["scaling.workers"]
 _ACCURACY = INDEX["teacher.accuracy"]
 _TEACHER_BACKBONE = INDEX["teacher.backbone"]
@@ -171,6 +173,9 @@ class Scaling:
         values[_STEPS] = self.step(student_horizon(point, self.nominal) or 1)
         if point[_PROBE] == "offline":
             values[_PROBE_STEPS] = self.step(horizon_of(point, self.nominal))
+        if point[_SCORING] not in (None, "random"):
+            asked = point[_SCORING_STEPS] or "10 epochs"
+            values[_SCORING_STEPS] = self.step(as_steps(asked, info, batch) or 1)
         values[_EVALUATE_AT] = tuple(sorted(map(self.step, point[_EVALUATE_AT])))
         if self.share < 1:  # the standard evaluations lie dense enough for a short run's curve
             values[_EVALUATE_EVERY] = None

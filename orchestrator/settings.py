@@ -21,13 +21,19 @@ from orchestrator.fieldtypes import (
     Count,
     Duration,
     Expect,
+    Flag,
+    Fraction,
+    FractionBelowOne,
     GpuShare,
     Ipc,
     Keep,
+    MethodName,
+    NoiseShare,
     NonNegative,
     Positive,
     Screening,
     Seed,
+    SelectedShare,
     Stem,
     Steps,
     StrategyName,
@@ -40,6 +46,7 @@ __all__ = [
     "ALIASES",
     "FIELDS",
     "GROUPS",
+    "IMPLIED",
     "INDEX",
     "NUM_REPORTED",
     "UNREPORTED",
@@ -87,9 +94,52 @@ class TeacherSettings(_Group):
     """Where the search for the preset ends without success."""
     validate_every: Count = 1
     """Steps between validations; the paper validates after every step."""
+    label_noise: NoiseShare | None = None
+    """Share of wrong labels it learns from; null: the student's."""
     screen: Screening | None = None
     """Validate on this many test samples and confirm on all near a preset; adaptive: on as many as
     rule the missing presets out; null: always on all."""
+
+
+class KdSettings(_Group):
+    """Conventional distillation, `loss: kd`: (1 − α)·CE + α·T²·KL on one classifier, both sides
+    softened by `temperature` (Hinton et al. 2015)."""
+
+    alpha: Fraction = 0.9
+    """α, the weight of the teacher's term."""
+    revised_weight: Fraction = 1.0
+    """With `revision`: share of the KL that goes to the revised targets; the rest goes to the
+    teacher's own."""
+
+
+class RevisionSettings(_Group):
+    """Label revision (arXiv 2404.03693): soft targets put right by the ground truth."""
+
+    eta: FractionBelowOne | None = None
+    """η, of β = η / (p_max − p_target + 1); null: no revision. The study's is 0.8, which is also
+    taken where the rest of `revision` is written and this is not."""
+    only_wrong: Flag = True
+    """Revise just the targets whose largest class is not the true one; false: all."""
+
+
+class SelectionSettings(_Group):
+    """Data selection (arXiv 2404.03693): the samples with the highest scores learn from the
+    teacher, the others from their labels alone."""
+
+    method: MethodName | None = None
+    """How samples are scored; null: no selection. The study's, influence, is also taken where the
+    rest of `selection` is written and this is not."""
+    fraction: SelectedShare = 0.8
+    """Share of the student's samples that is selected."""
+    seed: Seed | None = None
+    """Of the model that scores, or of the random draw; null: 0, and the run's own for random."""
+    steps: Duration | None = None
+    """How long the model that scores trains (strategy A, on the full training set); null: 10
+    epochs."""
+    checkpoints: Count = 5
+    """Of tracin: states of that model that are summed over, evenly spaced."""
+    damping: Positive = 0.1
+    """Of influence: what is added to the curvature, as a share of its mean."""
 
 
 class TrainingSettings(_Group):
@@ -136,13 +186,22 @@ class Settings(_Group):
     seed: Seed = 0
     subset_seed: Seed | None = None
     """Draws the IPC subset; null: the run's seed."""
+    label_noise: NoiseShare = 0.0
+    """Share of training labels that are wrong, evenly among the other classes; the teacher's too,
+    unless teacher.label_noise says otherwise. Test labels stay right."""
+    noise_seed: Seed = 0
+    """Draws the wrong labels: one noisy data set for all seeds."""
     temperature: Positive = 2.0
     """Of the teacher's soft targets."""
     student_temperature: Positive = 1.0
     """Of the projection head g."""
-    loss: Literal["decoupled", "joint"] = "decoupled"
-    """joint: the linear classifier's loss, weighted by ce_weight, reaches the backbone too."""
+    loss: Literal["decoupled", "joint", "kd"] = "decoupled"
+    """joint: the linear classifier's loss, weighted by ce_weight, reaches the backbone too. kd:
+    conventional distillation of one classifier."""
     ce_weight: NonNegative = 1.0
+    kd: KdSettings = KdSettings()
+    revision: RevisionSettings = RevisionSettings()
+    selection: SelectionSettings = SelectionSettings()
     probe: Literal["joint", "offline"] = "joint"
     """What a point's h is. joint: the student's own, trained with it on detached features. offline:
     one trained afterwards on the student's backbone, frozen as it is after training.steps."""
@@ -179,6 +238,11 @@ class Setting:
     expect: Expect
     optional: bool
 
+    @property
+    def is_flag(self) -> bool:
+        """Whether its values are true and false."""
+        return get_args(self.annotation)[:1] == (bool,)
+
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
         return TypeAdapter(self.annotation)
@@ -194,7 +258,7 @@ class Setting:
             raise self._bad(raw, error) from None
 
     def _refuse_traps(self, raw: object) -> None:
-        if isinstance(raw, bool):
+        if isinstance(raw, bool) and not self.is_flag:
             raise BadValueError(
                 f"is {raw}, expected {self.expect.text}",
                 remedy="YAML reads no, off, yes and on as false and true: write the value, quoted",
@@ -249,6 +313,10 @@ def _expectation(annotation: Any) -> Expect:
             return _expectation(argument)
     return Expect("a name")
 
+
+IMPLIED: Mapping[str, Value] = {"revision.eta": 0.8, "selection.method": "influence"}
+"""What switches a group of settings on, and its value where others of the group are written and it
+is not."""
 
 UNREPORTED: tuple[str, ...] = (
     "teacher.max_steps",

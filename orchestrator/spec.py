@@ -17,7 +17,7 @@ from dashboards.layout import ClaimItem, FigureItem, TableItem
 from orchestrator.checks import check_grids, check_unread
 from orchestrator.claimpoints import check_claim_points
 from orchestrator.errors import Problem, SpecError, nearest
-from orchestrator.grid import Condition, Grid, Place, Point, expand, matches
+from orchestrator.grid import Condition, Grid, Place, Point, expand, matches, with_implied
 from orchestrator.groups import Group, check_claims, is_group, read_group
 from orchestrator.referencepoints import check_references
 from orchestrator.reportitems import read_report
@@ -322,13 +322,14 @@ class _Reader:
         exclude = reader.read_conditions(sections["exclude"], (*path, "exclude"))
         self.problems += reader.problems
         place = Place(self.source.file, f"grids[{index}]", self.source.line(path))
+        places = {**base.places, **own.places, **axes.places}
         return Grid(
             name=sections["name"],
             place=place,
-            base=_base(base, own),
+            base=with_implied(_base(base, own), places),
             axes=axes.values,
             exclude=exclude,
-            places={**base.places, **own.places, **axes.places},
+            places=places,
             value_places=axes.value_places,
         )
 
@@ -373,4 +374,5 @@ def _base(*layers: Written) -> Point:
 
 
 def _grid(name: str, place: Place, base: Written) -> Grid:
-    return Grid(name=name, place=place, base=_base(base), places=base.places)
+    values = with_implied(_base(base), base.places)
+    return Grid(name=name, place=place, base=values, places=base.places)

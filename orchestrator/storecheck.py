@@ -21,6 +21,7 @@ from orchestrator.lease import Lease, holder
 from orchestrator.metricsfile import read_metrics
 from orchestrator.sealing import seal_store
 from orchestrator.store import Store
+from orchestrator.units import ARTEFACTS
 from trainers.checkpoint import check_state, weights_digest
 from trainers.data.verify import verify
 from trainers.errors import TrainerError
@@ -143,7 +144,7 @@ def _run_checks(store: Store, name: str) -> Iterator[_Check]:
         elif file == "metrics.parquet":
             yield _Check(rel, partial(read_metrics, store, name))
     if "result.json" in there and "metrics.parquet" not in there:
-        if not name.startswith("targets-"):
+        if name.partition("-")[0] not in ARTEFACTS:
             yield _Check(f"{folder}/result.json", partial(_no_rows, f"{folder}/result.json"))
     for file in store.list(paths.checkpoint_dir(name)) if "checkpoint" in there else ():
         rel = f"{paths.checkpoint_dir(name)}/{file}"

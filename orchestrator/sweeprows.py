@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.estimate import Estimate, Pace
 from orchestrator.merge import PlannedPoint
 from orchestrator.plan import Plan
-from orchestrator.units import Unit, provider
+from orchestrator.units import ARTEFACTS, Unit, provider
 
 __all__ = ["SweepRow", "Total", "sweep_rows", "total_of"]
 
@@ -131,12 +131,12 @@ def _snapshots(runs: Iterable[str], units: Mapping[str, Unit]) -> Iterator[str]:
             unit = units[provider(token)]
             if unit.kind == "teacher":
                 yield token
-            elif unit.kind == "targets":
+            elif unit.kind in ARTEFACTS:
                 yield from unit.needs
 
 
 def total_of(plan: Plan, rows: Sequence[SweepRow], pace: Pace) -> Total:
-    runs = [unit for unit in plan.units if unit.kind != "targets"]
+    runs = [unit for unit in plan.units if unit.kind not in ARTEFACTS]
     return Total(
         runs=len(runs),
         runs_before=sum(row.runs for row in rows),

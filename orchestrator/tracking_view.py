@@ -18,7 +18,7 @@ from dashboards import layout_types
 from orchestrator import paths
 from orchestrator.metricsfile import parse_metrics
 from orchestrator.store import Store
-from orchestrator.units import provider
+from orchestrator.units import ARTEFACTS, provider
 
 __all__ = ["METRICS", "Point", "RunView", "Status", "fingerprint", "is_kept", "units", "view"]
 
@@ -68,7 +68,7 @@ def view(store: Store, name: str, *, live: bool) -> RunView | None:
     run = store.read_json(paths.run_json(name))
     request = store.read_json(paths.request_json(name))
     result = store.read_json(paths.result(name))
-    if run is None or run["kind"] == "targets" or (request is None and result is None):
+    if run is None or run["kind"] in ARTEFACTS or (request is None and result is None):
         return None
     data = store.read_bytes(paths.metrics(name)) if store.exists(paths.metrics(name)) else None
     rows = [] if data is None else parse_metrics(data, paths.metrics(name)).to_pylist()

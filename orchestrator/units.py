@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orchestrator import paths
-from trainers.spec import Request, RunSpec, Screening
+from trainers.spec import Request, RunSpec, Screening, StudentSpec
 
 __all__ = [
+    "ARTEFACTS",
     "KINDS",
+    "RANKS",
     "Action",
     "Held",
     "HeldSnapshot",
@@ -18,13 +20,26 @@ __all__ = [
     "Unit",
     "Work",
     "provider",
+    "rank_of",
     "snapshot_token",
     "weights_token",
 ]
 
-Kind = Literal["teacher", "targets", "student", "probe"]
-KINDS: tuple[Kind, ...] = ("teacher", "targets", "student", "probe")
-"""In the order of their needs: what a unit waits for is of an earlier kind."""
+Kind = Literal["teacher", "targets", "student", "scores", "probe"]
+KINDS: tuple[Kind, ...] = ("teacher", "targets", "student", "scores", "probe")
+
+ARTEFACTS: frozenset[Kind] = frozenset({"targets", "scores"})
+"""Kinds that make a file for others to learn from, and train nothing: they have no rows."""
+
+RANKS = range(6)
+
+
+def rank_of(kind: Kind, spec: RunSpec) -> int:
+    """What a unit waits for has a lower rank: teachers 0, their targets 1, students 2, scores by
+    those 3, students that select by scores 4, probes 5."""
+    if kind == "student" and isinstance(spec, StudentSpec) and spec.selection is not None:
+        return 4
+    return {"teacher": 0, "targets": 1, "student": 2, "scores": 3, "probe": 5}[kind]
 
 
 def snapshot_token(teacher: str, preset: float) -> str:
@@ -49,11 +64,12 @@ _TYPICAL_SEARCH = 10_000
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
     """One piece of work: a teacher run with all its presets, one snapshot's soft targets, a student
-    run, or a probe of a student. needs: tokens it waits for. workers, gpus_per_worker,
-    keep_checkpoint: the most that anybody asks. workers_auto, gpus_auto: nobody asked for a number;
-    fewer workers will do where there are fewer devices, and less of a GPU where runs were measured
-    to get more done side by side (`sharing`). sweeps: who asks. answers: False for a student that
-    no point reads, which is there for its probes alone."""
+    run, the scores of a training set by a student, or a probe of a student. needs: tokens it waits
+    for. workers, gpus_per_worker, keep_checkpoint: the most that anybody asks. workers_auto,
+    gpus_auto: nobody asked for a number; fewer workers will do where there are fewer devices, and
+    less of a GPU where runs were measured to get more done side by side (`sharing`). sweeps: who
+    asks. answers: False for a student that
+    no point reads, which is there for its probes or its scores alone."""
 
     kind: Kind
     key: str
@@ -75,19 +91,24 @@ class Unit:
         return paths.run_name(self.kind, self.key)
 
     @property
+    def rank(self) -> int:
+        """`rank_of` it."""
+        return rank_of(self.kind, self.spec)
+
+    @property
     def provides(self) -> tuple[str, ...]:
-        """Tokens: a teacher's presets; soft targets as a whole, by the unit's name; the steps at
-        which a student keeps its weights."""
+        """Tokens: a teacher's presets; soft targets and scores as a whole, by the unit's name; the
+        steps at which a student keeps its weights."""
         if self.kind == "teacher":
             return tuple(self.snapshot_token(preset) for preset in self.request.presets)
         if self.kind == "student":
             return tuple(self.weights_token(step) for step in self.request.keep_weights_at)
-        return (self.name,) if self.kind == "targets" else ()
+        return (self.name,) if self.kind in ARTEFACTS else ()
 
     @property
     def cost(self) -> float:
         """An estimate of its length in steps. A teacher's search rarely comes near its limit."""
-        if self.kind == "targets":
+        if self.kind in ARTEFACTS:
             return 1.0
         horizon = self.request.horizon
         return float(min(horizon, _TYPICAL_SEARCH) if self.kind == "teacher" else horizon)
@@ -113,12 +134,12 @@ class HeldSnapshot:
 class Held:
     """What the store holds of one unit.
 
-    complete: there is a sound result.json (for targets: the file). horizon: the last step of a
-    complete run. evaluated: steps in metrics.parquet. checkpoints: steps to resume from. presets:
-    a teacher's snapshots by accuracy; weightless: those of them that are records alone, as a bundle
-    brings them. kept: steps whose weights a student kept. searched_to,
-    missing: how far a teacher looked, and for which presets in vain. validate_every, screen: the
-    rule of its snapshots. failure: the last attempt's.
+    complete: there is a sound result.json (for targets: the file; for scores: both). horizon: the
+    last step of a complete run. evaluated: steps in metrics.parquet. checkpoints: steps to resume
+    from. presets: a teacher's snapshots by accuracy; weightless: those of them that are records
+    alone, as a bundle brings them. kept: steps whose weights a student kept. searched_to, missing:
+    how far a teacher looked, and for which presets in vain. validate_every, screen: the rule of its
+    snapshots. failure: the last attempt's.
     """
 
     complete: bool = False

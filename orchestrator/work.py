@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from orchestrator.errors import UserError
-from orchestrator.units import KINDS, Held, Unit, Work, provider
+from orchestrator.units import ARTEFACTS, RANKS, Held, Unit, Work, provider
 
 __all__ = ["chain_steps", "work_left"]
 
@@ -24,18 +24,18 @@ def work_left(
     units = list(units)
     work: dict[str, Work] = {}
     wanted: set[str] = set(asked)
-    for kind in reversed(KINDS):
-        for unit in units:
-            if unit.kind == kind:
-                work[unit.name] = _work_of(unit, held, wanted)
-        wanted |= _wanted(units, work, kind)
+    for rank in reversed(RANKS):
+        these = [unit for unit in units if unit.rank == rank]
+        for unit in these:
+            work[unit.name] = _work_of(unit, held, wanted)
+        wanted |= _wanted(these, work)
     _block(units, work)
     return {unit.name: work[unit.name] for unit in units}
 
 
 def _work_of(unit: Unit, held: Mapping[str, Held], wanted: set[str]) -> Work:
-    if unit.kind == "targets":
-        return _targets(unit, held, wanted)
+    if unit.kind in ARTEFACTS:
+        return _artefact(unit, held, wanted)
     if unit.kind == "teacher":
         return _teacher(unit, held.get(unit.name, _NOTHING), wanted)
     return _to_horizon(unit, held.get(unit.name), wanted)
@@ -49,10 +49,10 @@ def _block(units: Iterable[Unit], work: dict[str, Work]) -> None:
         if unit.kind == "teacher"
         for preset in work[unit.name].unreachable
     }
-    for kind in KINDS[1:]:
+    for rank in RANKS[1:]:
         for unit in units:
             left = work[unit.name]
-            if unit.kind == kind and left.is_left and lost.intersection(unit.needs):
+            if unit.rank == rank and left.is_left and lost.intersection(unit.needs):
                 work[unit.name] = Work(action="blocked")
                 kept = unit.kind == "student"  # what it kept before is there all the same
                 lost.update(
@@ -60,13 +60,8 @@ def _block(units: Iterable[Unit], work: dict[str, Work]) -> None:
                 )
 
 
-def _wanted(units: Iterable[Unit], work: Mapping[str, Work], kind: str) -> set[str]:
-    return {
-        token
-        for unit in units
-        if unit.kind == kind and work[unit.name].is_left
-        for token in unit.needs
-    }
+def _wanted(units: Iterable[Unit], work: Mapping[str, Work]) -> set[str]:
+    return {token for unit in units if work[unit.name].is_left for token in unit.needs}
 
 
 def _to_horizon(unit: Unit, held: Held | None, wanted: set[str]) -> Work:
@@ -122,7 +117,7 @@ def _resumed(held: Held, horizon: int, weights: tuple[int, ...]) -> Work:
     )
 
 
-def _targets(unit: Unit, held: Mapping[str, Held], wanted: set[str]) -> Work:
+def _artefact(unit: Unit, held: Mapping[str, Held], wanted: set[str]) -> Work:
     if unit.name in held and held[unit.name].complete:
         return Work(action="done")
     return Work(action="new" if unit.name in wanted else "unneeded")
@@ -195,7 +190,7 @@ def chain_steps(units: Iterable[Unit], work: Mapping[str, Work]) -> dict[str, in
     starting first. A teacher counts with the limit of its search."""
     behind: dict[str, int] = {}
     steps: dict[str, int] = {}
-    for unit in sorted(units, key=lambda unit: -KINDS.index(unit.kind)):  # from the far end
+    for unit in sorted(units, key=lambda unit: -unit.rank):  # from the far end
         own = work[unit.name].steps + behind.get(unit.name, 0)
         steps[unit.name] = own
         for token in unit.needs:

@@ -21,7 +21,13 @@ from orchestrator import paths
 from orchestrator.environment import environment
 from orchestrator.errors import StoreError
 from orchestrator.identity import from_canonical, run_key
-from orchestrator.needs import load_teacher, open_mapping, targets_identity
+from orchestrator.needs import (
+    load_scorer,
+    load_teacher,
+    open_mapping,
+    open_scores,
+    targets_identity,
+)
 from orchestrator.recording import Report, record
 from orchestrator.records import Records, read_kept_weights
 from orchestrator.store import Store
@@ -36,12 +42,14 @@ from trainers.events import Event, Finished
 from trainers.harvest import in_window, jumped_over
 from trainers.probe import train_probe
 from trainers.schedule import evaluation_steps, steps_per_epoch
+from trainers.scores import score_samples
 from trainers.spec import (
     Dataset,
     ProbeSpec,
     Request,
     RunSpec,
     Runtime,
+    ScoresSpec,
     StudentSpec,
     TargetsSpec,
     TeacherSpec,
@@ -82,6 +90,8 @@ def execute(
     job = _read_job(store, name, runtime, stop, attempt)
     if isinstance(job.spec, TargetsSpec):
         yield from _make_targets(job, job.spec)
+    elif isinstance(job.spec, ScoresSpec):
+        yield from _make_scores(job, job.spec)
     elif isinstance(job.spec, TeacherSpec):
         yield from _run_teacher(job, job.spec)
     elif isinstance(job.spec, ProbeSpec):
@@ -172,6 +182,30 @@ def _make_targets(job: _Job, spec: TargetsSpec) -> Iterator[Report]:
     yield {"event": "finished", "reason": "done", "step": 0}
 
 
+# -- scores -------------------------------------------------------------------------------------
+
+
+def _make_scores(job: _Job, spec: ScoresSpec) -> Iterator[Report]:
+    data, world, records = _data(job, spec.dataset), World.current(), job.records(())
+    scorer, weights, digests = load_scorer(job.store, spec.scoring)
+    start, state = _agreed(world, records, *records.load_state())
+    yield {"event": "started", "first_step": start + 1, "warnings": records.take_warnings()}
+    events = score_samples(
+        spec, data, job.runtime, scorer=scorer, weights=weights, state=state, stop=job.stop
+    )
+    yield from record(
+        records, events, world, key=job.key, teacher_digest=None, replayed_until=0,
+        finish=partial(_finish_scores, job, records, digests),
+    )  # fmt: skip
+
+
+def _finish_scores(job: _Job, records: Records, digests: list[str], event: Finished) -> None:
+    if event.reason == "done":
+        extra = {"student_digests": digests}
+        records.save_result(_result(job, step=event.step, extra=extra))
+        records.drop_checkpoints()
+
+
 # -- teachers -----------------------------------------------------------------------------------
 
 
@@ -236,8 +270,12 @@ def _finish_teacher(job: _Job, records: Records, start: int, event: Finished) ->
 def _run_student(job: _Job, spec: StudentSpec) -> Iterator[Report]:
     data = _data(job, spec.dataset)
     teacher, targets, digest = open_mapping(job.store, spec, data)
-    train = partial(train_student, spec, data, teacher=teacher, targets=targets)
-    yield from _run_to_horizon(job, spec, data, train, {"teacher_digest": digest})
+    scores, scores_digest = open_scores(job.store, spec)
+    train = partial(train_student, spec, data, teacher=teacher, targets=targets, scores=scores)
+    behind = {"teacher_digest": digest}
+    if scores_digest is not None:
+        behind["scores_digest"] = scores_digest
+    yield from _run_to_horizon(job, spec, data, train, behind)
 
 
 def _run_probe(job: _Job, spec: ProbeSpec) -> Iterator[Report]:

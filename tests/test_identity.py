@@ -192,7 +192,7 @@ def test_a_field_added_later_changes_no_old_key(monkeypatch):
     """A new field at its neutral value is left out; elsewhere it counts."""
     later = dataclasses.make_dataclass(
         "StudentSpec",
-        [("revision", str | None, None)],
+        [("later", str | None, None)],
         bases=(StudentSpec,),
         frozen=True,
         kw_only=True,
@@ -201,7 +201,7 @@ def test_a_field_added_later_changes_no_old_key(monkeypatch):
     monkeypatch.setitem(identity._FIELDS, later, fields)
     old = {field.name: getattr(STUDENT_B, field.name) for field in dataclasses.fields(STUDENT_B)}
     assert run_key(later(**old)) == run_key(STUDENT_B)
-    assert run_key(later(**old, revision="x")) != run_key(STUDENT_B)
+    assert run_key(later(**old, later="x")) != run_key(STUDENT_B)
 
 
 @given(value=st.integers(-(2**53), 2**53))

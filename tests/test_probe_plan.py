@@ -97,7 +97,8 @@ def test_both_ways_share_one_student(tmp_path):
         (probe.name, 10 * EPOCH),
     ]
     assert plan.asked_steps - plan.student_steps == 400  # the student's, once
-    assert plan.to_json()["runs"] == {"teacher": 1, "targets": 0, "student": 1, "probe": 1}
+    runs = plan.to_json()["runs"]
+    assert runs == {"teacher": 1, "targets": 0, "student": 1, "scores": 0, "probe": 1}
 
 
 def test_probes_at_several_steps_keep_several_weights(tmp_path):

@@ -385,6 +385,8 @@ def test_two_sweeps_of_one_name(tmp_path):
 def test_every_default_passes_its_own_check(name):
     setting = FIELDS[name]
     assert setting.check(setting.default) == setting.default
+    if setting.is_flag:
+        return
     with pytest.raises(BadValueError, match="YAML reads"):
         setting.check(True)
 

@@ -194,11 +194,16 @@ class Student(nn.Module):
     """φ with g and h; (N, 3, H, W) to the logits of g and of h, each (N, C).
 
     h sees detached features, so its loss sends no gradient into φ (equations 1 to 3), unless
-    `joint`.
+    `joint`. projection: None where g and h are one classifier, as in conventional distillation.
     """
 
     def __init__(
-        self, backbone: nn.Module, projection: nn.Linear, classifier: nn.Linear, *, joint: bool
+        self,
+        backbone: nn.Module,
+        projection: nn.Linear | None,
+        classifier: nn.Linear,
+        *,
+        joint: bool,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -208,6 +213,9 @@ class Student(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(images)
+        if self.projection is None:
+            logits = self.classifier(features)
+            return logits, logits
         return (
             self.projection(features),
             self.classifier(features if self.joint else features.detach()),
@@ -237,12 +245,16 @@ def build_student(
     num_classes: int,
     seed: int,
     joint: bool = False,
+    one_classifier: bool = False,
 ) -> Student:
     """A student at its random initialisation, on the CPU. Each part draws from a counter of its
-    own, so the same seed gives every strategy the same φ, g and h."""
+    own, so the same seed gives every strategy and every loss the same φ, g and h. one_classifier:
+    h alone, whose loss reaches φ."""
     phi, features = _seeded_backbone(backbone, image_size, "student", seed)
-    with seeded_torch("student", seed, "init", 1):
-        projection = nn.Linear(features, num_classes)
+    projection: nn.Linear | None = None
+    if not one_classifier:
+        with seeded_torch("student", seed, "init", 1):
+            projection = nn.Linear(features, num_classes)
     with seeded_torch("student", seed, "init", 2):
         classifier = nn.Linear(features, num_classes)
     return Student(phi, projection, classifier, joint=joint)

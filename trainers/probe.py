@@ -24,6 +24,7 @@ from trainers.engine import Engine, Sums, configure
 from trainers.errors import CheckpointError
 from trainers.evaluate import TestSet, evaluation_set, percent
 from trainers.events import Event, Row
+from trainers.label_noise import noisy_labels
 from trainers.losses import classifier_loss
 from trainers.models import build_probe
 from trainers.precision import autocast
@@ -93,9 +94,8 @@ def build_probe_engine(
         decode_threads=runtime.decode_threads, compile=runtime.compile,
     )  # fmt: skip
     features = compiled(backbone, wanted=runtime.compile)
-    objective = ProbeObjective(
-        features, data.train_labels.to(device), data.info.num_classes, spec.precision
-    )
+    labels = noisy_labels(data.train_labels, spec.dataset, num_classes=data.info.num_classes)
+    objective = ProbeObjective(features, labels.to(device), data.info.num_classes, spec.precision)
     engine = Engine(
         classifier, objective, batches, optimizer=spec.optimizer, role="probe", seed=spec.seed,
         norm_batch=None, runtime=runtime, world=world,

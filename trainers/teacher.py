@@ -20,6 +20,7 @@ from trainers.engine import Engine, Sums, configure
 from trainers.evaluate import TestSet, evaluation_set
 from trainers.events import Checkpoint, Evaluation, Event, Finished, Progress, Row
 from trainers.harvest import Harvester, Weights
+from trainers.label_noise import noisy_labels
 from trainers.losses import classifier_loss
 from trainers.models import build_teacher
 from trainers.precision import autocast
@@ -72,7 +73,9 @@ def build_engine(spec: TeacherSpec, data: ImageData, runtime: Runtime, world: Wo
         spec.backbone, image_size=data.info.image_size, num_classes=data.info.num_classes,
         seed=spec.seed,
     )  # fmt: skip
-    objective = TeacherObjective(spec, data.train_labels.to(device), data.info.num_classes)
+    num_classes = data.info.num_classes
+    labels = noisy_labels(data.train_labels, spec.dataset, num_classes=num_classes)
+    objective = TeacherObjective(spec, labels.to(device), num_classes)
     return Engine(
         model, objective, batches, optimizer=spec.optimizer, role="teacher", seed=spec.seed,
         norm_batch=None, runtime=runtime, world=world,
