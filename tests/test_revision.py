@@ -76,9 +76,8 @@ def test_a_right_prediction_keeps_its_order_and_only_wrong_leaves_it_alone(logit
     soft, _ = rows(logits, 0)
     truth = torch.eye(NUM_CLASSES, dtype=torch.float64)[[int(soft.argmax())]]
     every = revise(soft, truth, Revision(eta=eta, only_wrong=False))
-    assert (
-        torch.sign(every[0, :, None] - every[0]) * torch.sign(soft[0, :, None] - soft[0])
-    ).min() >= 0
+    before, after = (torch.sign(row[:, None] - row) for row in (soft[0], every[0]))
+    assert (before * after).min() >= 0
     assert torch.equal(revise(soft, truth, Revision(eta=eta)), soft)
     assert not is_wrong(soft, truth).any()
 

@@ -1,4 +1,4 @@
-"""Students of the second study: what they learn by, batch by batch, and that they can be resumed."""
+"""Students of the second study: what they learn by, batch by batch, and that they resume."""
 
 from __future__ import annotations
 
@@ -203,8 +203,8 @@ def test_a_subset_holds_the_same_images_whatever_their_labels_say(tmp_path):
 def test_scores_and_selection_go_together(tmp_path):
     with pytest.raises(UnsuitableError, match="does not select was given scores=True"):
         build_engine(student_spec("A"), DATA, RUNTIME, World(), scores=SCORES)
+    given = mapping("C", tmp_path, DATA)
     with pytest.raises(UnsuitableError, match="that selects was given scores=False"):
-        given = mapping("C", tmp_path, DATA)
         build_engine(student_spec("C", selection=SELECTION), DATA, RUNTIME, World(), **given)
 
 
