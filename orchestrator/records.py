@@ -399,12 +399,13 @@ class Records:
         """The scores, then the JSON that makes them exist. One that is there stays: students may
         have selected by it."""
         self._refuse_if_superseded()
-        if self._own_json(paths.scores_json(self._name)) is not None:
+        record, weights = paths.scores_json(self._name), paths.scores_weights(self._name)
+        if self._own_json(record) is not None and self._store.exists(weights):
             return
         data = dump_weights({SCORES: scores_N})
-        self._store.write_bytes(paths.scores_weights(self._name), data)
-        record = {"scores": scores_key, "digest": weights_digest(data), "count": len(scores_N)}
-        self._store.write_json(paths.scores_json(self._name), record)
+        self._store.write_bytes(weights, data)
+        facts = {"scores": scores_key, "digest": weights_digest(data), "count": len(scores_N)}
+        self._store.write_json(record, facts)
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Last: it makes the run complete."""
