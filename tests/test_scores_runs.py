@@ -15,6 +15,7 @@ from orchestrator.records import read_scores
 from orchestrator.store import Store
 from orchestrator.storecheck import find_damage
 from orchestrator.tracking_view import view
+from orchestrator.trial import _lockstep
 from orchestrator.units import Unit
 from orchestrator.worker import execute
 from tests.driving import (
@@ -31,6 +32,7 @@ from tests.driving import (
     numbers,
     tiny_plan,
 )
+from tests.test_probe_distributed import reports_of
 from trainers.checkpoint import weights_digest
 from trainers.errors import NonFiniteLossError
 from trainers.scores import num_chunks
@@ -203,3 +205,32 @@ def test_who_scores_fails_and_blocks_all_behind_it(store: Store, tmp_path: Path)
     blocked = {entry.task.name for entry in conductor.ledger.in_state(State.BLOCKED)}
     plan = plan_in(tmp_path, store)
     assert blocked == {only(plan, "scores").name, selecting(plan).name}
+
+
+@pytest.mark.timeout(180)
+def test_two_workers_score_as_one_does(reference: Store, store: Store, tmp_path: Path) -> None:
+    text = text_of().replace("grids:", "  workers: 2\n  scaling.teacher_workers: 1\ngrids:")
+    plan = plan_in(tmp_path, store, text)
+    scores = only(plan, "scores")
+    assert scores.workers == 2
+    conductor = conductor_of(plan, store)
+    while conductor.ledger.entries[scores.name].state is not State.DONE:
+        config = conductor.next_trial()
+        assert config is not None
+        name = config["unit"]
+        if name != scores.name:
+            reports = list(execute(store, name, RUNTIME, None, config["attempt"]))
+        else:
+            of_workers = reports_of(tmp_path, store.root, config)
+            passed = [
+                [(one["event"], one.get("step")) for one in own if _lockstep(one)]
+                for own in of_workers
+            ]
+            assert passed[0] == passed[1]  # Train's reports are a barrier
+            reports = of_workers[0]
+        for report in reports:
+            conductor.on_report({"unit": name, **report})
+        conductor.on_end(name, lost=False)
+    two, one = read_scores(store, scores.name)[0], read_scores(reference, scores.name)[0]
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=0)
+    assert facts(store, scores.name)["environment"]["workers"] == 2
