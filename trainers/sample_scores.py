@@ -24,8 +24,10 @@ __all__ = [
 ]
 
 _GRADIENT_FLOATS = 2**27
+"""Of per-sample gradients held at a time: 0.5 GB."""
+
 _AT_MOST = 64
-"""Of per-sample gradients, 0.5 GB at a time, and no more samples than keep a device busy."""
+"""Samples at a time, which keep a device busy: activations are held for each."""
 
 
 def random_scores(count: int, *, seed: int) -> Tensor:
@@ -36,7 +38,7 @@ def random_scores(count: int, *, seed: int) -> Tensor:
 
 def cross_entropies(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
     """(N,) −log softmax(h)_y, in nats."""
-    return F.cross_entropy(logits_NC.double(), labels_N, reduction="none")
+    return -torch.log_softmax(logits_NC.double(), 1).gather(1, labels_N[:, None]).squeeze(1)
 
 
 def errors(logits_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,8 +51,8 @@ def errors(logits_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
 def error_norms(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
     """(N,) ‖softmax(h) − onehot(y)‖₂: EL2N of one model (Paul, Ganguli & Dziugaite 2021, arXiv
     2107.07075, definition 2.2, which averages it over several)."""
-    norms_N: Tensor = torch.linalg.vector_norm(errors(logits_NC, labels_N)[1], dim=1)
-    return norms_N
+    norms: Tensor = torch.linalg.vector_norm(errors(logits_NC, labels_N)[1], dim=1)
+    return norms
 
 
 def samples_at_once(num_parameters: int) -> int:
@@ -77,9 +79,8 @@ def squared_gradient_norms(
     of_each = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")
     size = samples_at_once(sum(value.numel() for value in theta.values()))
     norms = []
-    for views, labels in zip(
-        torch.split(views_NCHW, size), torch.split(labels_N, size), strict=True
-    ):
+    batches = zip(torch.split(views_NCHW, size), torch.split(labels_N, size), strict=True)
+    for views, labels in batches:
         PULSE.beat()
         with sdpa_kernel(SDPBackend.MATH):  # vmap goes through fused attention sample by sample
             gradients = of_each(theta, views, labels)
