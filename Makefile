@@ -5,7 +5,7 @@ STORE  ?= store
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-gpu lint format bench bench-gpu chaos schema ui clean
+.PHONY: setup demo test test-slow test-gpu lint format bench bench-gpu chaos results schema ui clean
 
 setup: $(READY)
 
@@ -61,6 +61,10 @@ bench-gpu: $(READY)
 # Faults at random moments, within a time box: 100 and more of them (docs/operations.md).
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --seed 0 --minutes 60 --json benchmarks/results/chaos.json
+
+# docs/results.md, from what the bundles in this repository have measured.
+results: $(READY)
+	$(BIN)/targetsweep results benchmarks/results/paper/* --out docs/results.md
 
 schema: $(READY)
 	$(BIN)/targetsweep schema > sweeps/schema.json

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -180,6 +181,17 @@ def report(
     from orchestrator.status import report_sweeps
 
     report_sweeps(screen(), Store(store), sweeps or [], out, scale)
+
+
+@app.command()
+def results(
+    bundles: Annotated[list[str], typer.Argument(help="bundles: folders or zip files")],
+    out: Annotated[Path, typer.Option(help="the page to write")] = Path("docs/results.md"),
+) -> None:
+    """One page of all that bundles have measured, made from them alone."""
+    from orchestrator.resultspage import write_results
+
+    write_results(screen(), bundles, out)
 
 
 @app.command()
