@@ -26,11 +26,19 @@ _FIELDS = {
     "augmentation": "Student augmentation",
     "dataset": "Data set",
     "ipc": "IPC",
+    "kd.alpha": "α",
+    "label_noise": "Wrong labels",
     "metric": "Metric",
+    "revision.eta": "Label revision, η",
+    "revision.only_wrong": "Revised",
+    "selection.fraction": "Selected",
+    "selection.method": "Data selection",
     "step": "Step",
     "strategy": "Strategy",
     "teacher.accuracy": "Teacher accuracy",
     "teacher.augmentation": "Teacher augmentation",
+    "teacher.backbone": "Teacher",
+    "teacher.label_noise": "Teacher's wrong labels",
     "backbone.name": "Backbone",
     "training.batch_size": "Batch size",
     "training.lr": "Learning rate",
@@ -58,6 +66,7 @@ _AUGMENTATIONS = {
 }
 _BACKBONES = {
     "resnet18": "ResNet-18",
+    "resnet34": "ResNet-34",
     "resnet50": "ResNet-50",
     "mobilenet_v2": "MobileNetV2",
     "efficientnet_b0": "EfficientNet",
@@ -71,14 +80,35 @@ _DATASETS = {
     "imagenet": "ImageNet-1k",
     "digits": "Digits",
 }
+_METHODS = {
+    "influence": "influence",
+    "el2n": "EL2N",
+    "loss": "loss",
+    "tracin": "TracIn",
+    "random": "random",
+}
 _NAMES: dict[str, dict[str, str]] = {
     "augmentation": _AUGMENTATIONS,
     "teacher.augmentation": _AUGMENTATIONS,
     "backbone.name": _BACKBONES,
     "teacher.backbone": _BACKBONES,
     "dataset": _DATASETS,
+    "loss": {"decoupled": "decoupled", "joint": "joint", "kd": "KD"},
+    "revision.only_wrong": {"True": "wrong targets", "False": "all targets"},
+    "selection.method": _METHODS,
 }
-"""The paper's names of values, by field."""
+"""The papers' names of values, by field."""
+
+_NONE = {
+    "teacher.accuracy": "NoTeach",
+    "revision.eta": "no LR",
+    "selection.method": "no DS",
+    "teacher.label_noise": "the student's",
+}
+"""What stands for no value."""
+
+_SHARES = ("label_noise", "teacher.label_noise", "selection.fraction")
+"""Fractions that are shown in percent."""
 
 
 def as_key(value: JsonValue) -> Key:
@@ -106,14 +136,24 @@ def value_label(field: str, value: Key) -> str:
     """A value under its field's heading, as the paper prints it: `60%`, `39,000`, `1e-3`, `MixUp`,
     `full`; `NoTeach`, or a dash where none applies."""
     if value is None:
-        return "NoTeach" if field == "teacher.accuracy" else "—"
+        return _NONE.get(field, "—")
     if field == "teacher.accuracy" and isinstance(value, float):
         return f"{value:g}%"
+    if field in _SHARES and isinstance(value, float):
+        return f"{100 * value:g}%"
+    if field == "teacher.backbone" and str(value).startswith("{"):
+        return _teacher_backbone(json.loads(str(value)))
     if field == "training.lr" and isinstance(value, float):
         return _power_of_ten(value)
     if isinstance(value, float):
         return f"{value:,.0f}" if value.is_integer() else f"{value:g}"
     return _NAMES.get(field, {}).get(str(value), str(value))
+
+
+def _teacher_backbone(choice: dict[str, JsonValue]) -> str:
+    """`{"name": "resnet18", "width": 16}` -> `ResNet-18, width 16`."""
+    name = str(choice.pop("name"))
+    return ", ".join([_BACKBONES.get(name, name), *(f"{key} {choice[key]}" for key in choice)])
 
 
 def here_label(field: str, value: Key, actual: Sequence[Key] | None) -> str:
@@ -139,6 +179,10 @@ def phrase(field: str, value: Key) -> str:
         return "no teacher" if value is None else f"teacher {text}"
     if field == "ipc" and value == "full":
         return "full training set"
+    if field == "revision.eta":
+        return "no LR" if value is None else f"LR, η {text}"
+    if field == "selection.method":
+        return "no DS" if value is None else f"DS by {text}"
     if field in ("strategy", "ipc"):
         return f"{field_label(field)} {text}"
     if field in _NAMES and value is not None:

@@ -242,6 +242,7 @@ class Merger:
         """The student that scores keeps its weights for it; gives the tokens."""
         student, spec, horizon = scorer.point, scorer.spec, scorer.steps[-1]
         draft = self._draft("student", scorer.key, spec, sweep, lambda: student_label(spec))
+        self.asked_steps += max(0, horizon - draft.horizon)  # once, like a teacher's
         draft.horizon = max(draft.horizon, horizon)
         draft.evaluate_at = _union(draft.evaluate_at, frozenset({horizon}))
         draft.keep_weights_at = _union(draft.keep_weights_at, frozenset(scorer.steps))

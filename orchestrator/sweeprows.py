@@ -131,7 +131,7 @@ def _snapshots(runs: Iterable[str], units: Mapping[str, Unit]) -> Iterator[str]:
             unit = units[provider(token)]
             if unit.kind == "teacher":
                 yield token
-            elif unit.kind in ARTEFACTS:
+            elif unit.kind == "targets":
                 yield from unit.needs
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from dashboards.labels import phrase, value_label
 from dashboards.layout import METRICS, REPORT_ITEMS, FigureItem, TableItem, unknown_fields
 
 TABLE: dict[str, Any] = {"table": "t", "rows": ["strategy"], "columns": ["teacher.accuracy"]}
@@ -111,3 +112,25 @@ def test_where_takes_a_value_a_list_and_null() -> None:
 def test_unknown_fields_are_named_and_pseudo_fields_are_not() -> None:
     item = one(TABLE | {"rows": ["step", "stratgy"], "where": {"icp": 1}})
     assert unknown_fields(item, frozenset({"strategy", "teacher.accuracy"})) == ["stratgy", "icp"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "label", "alone"),
+    [
+        ("revision.eta", None, "no LR", "no LR"),
+        ("revision.eta", 0.8, "0.8", "LR, η 0.8"),
+        ("revision.only_wrong", True, "wrong targets", "wrong targets"),
+        ("selection.method", None, "no DS", "no DS"),
+        ("selection.method", "el2n", "EL2N", "DS by EL2N"),
+        ("selection.fraction", 0.8, "80%", "selected 80%"),
+        ("label_noise", 0.1, "10%", "wrong labels 10%"),
+        ("teacher.label_noise", None, "the student's", "teacher's wrong labels the student's"),
+        (
+            "teacher.backbone", '{"name":"resnet50","width":16}', "ResNet-50, width 16",
+            "ResNet-50, width 16 teacher",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_of_the_second_study_in_its_words(field, value, label, alone):
+    assert value_label(field, value) == label
+    assert phrase(field, value) == alone
