@@ -6,10 +6,10 @@ within that the widest that fits goes first, so that a place stays with its kind
 further behind is served alone until it is level again: devices that come free wait for it. So all
 kinds end together and none starves, however many units the others have.
 
-A rank goes before all that: of several priorities, whatever widths they have, only the highest that
-has something ready is served. Within a kind the rank goes before the chain. Under a time limit units
-that could do nothing useful any more are passed over, and of one priority those that can end go
-first (`budget`).
+A rank goes before all that: of several priorities, whatever widths they have, only the highest
+that has something ready is served. Within a kind the rank goes before the chain. Under a time limit
+units that could do nothing useful any more are passed over, and of one priority those that can end
+go first (`budget`).
 
 A strict order over all units would cost up to a sixth of the cluster: each time narrow units take
 the place of a wide one, as many devices must fall idle before the next wide one fits. Measured by
