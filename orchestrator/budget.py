@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from orchestrator.errors import UserError
@@ -81,10 +81,12 @@ def parse_slurm_time(text: str) -> float | None:
 def reserve_s(total_s: float, measured_s: float | None) -> float:
     """Seconds kept free at the end. measured_s: what stopping and reporting took in this store the
     last time; half as much again is kept. Never measured: a twentieth of the whole, 2 min at most.
-    At least 20 s."""
+    At least 20 s, else at most half of the whole: what was slow once may be so no more."""
     if measured_s is None:
-        return max(_LEAST_RESERVE_S, min(_MOST_UNMEASURED_S, 0.05 * total_s))
-    return max(_LEAST_RESERVE_S, _MARGIN * measured_s)
+        wanted = min(_MOST_UNMEASURED_S, 0.05 * total_s)
+    else:
+        wanted = _MARGIN * measured_s
+    return max(_LEAST_RESERVE_S, min(wanted, 0.5 * total_s))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,12 @@ class Limit:
         """The least training that is worth a start: a minute; in short budgets, half of what is
         not reserved."""
         return min(_USEFUL_S, 0.5 * max(0.0, self.total_s - self.reserve_s))
+
+    def on_a_machine_as_slow(self, started_s: float) -> Limit:
+        """The same limit where Ray took so long to start, which is some seconds where nothing else
+        runs: the end, which is about as much work, gets twice that at least."""
+        slow = max(self.reserve_s, min(2 * started_s, 0.5 * self.total_s))
+        return replace(self, reserve_s=slow)
 
     def chance(self, now: float, start_up_s: float, needed_s: float | None, saves: bool) -> Chance:
         """Of a run that is handed out now. start_up_s: until its first step. needed_s: from there

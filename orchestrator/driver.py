@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -109,6 +110,7 @@ def drive(
     forget_others(store, driver)
     check_options(options)
     is_shared = options.ray_address is not None
+    began = time.monotonic()
     with (
         beginning() as check_interrupted,
         connect(options.ray_address, _local_slots(options)),
@@ -126,7 +128,10 @@ def drive(
             shape_of=_shapes(plan, options, view.picture, progress, use_gpu, capacity.total),
             worth=_worth(plan, limit),
         )
-        timebox = None if limit is None else _timebox(limit, plan, store)
+        timebox = None
+        if limit is not None:
+            slow = limit.on_a_machine_as_slow(time.monotonic() - began)
+            timebox = _timebox(slow, plan, store)
         conductor = Conductor(
             ledger,
             store,

@@ -83,6 +83,11 @@ class Plan:
     def num_points(self) -> int:
         return sum(len(points) for points in self.points.values())
 
+    @property
+    def done_names(self) -> frozenset[str]:
+        """Units that the store has whole."""
+        return frozenset(name for name, work in self.work.items() if work.action == "done")
+
     @cached_property
     def means(self) -> Means:
         """Runs of each setting of a sweep over its seeds, which a report averages."""

@@ -393,6 +393,6 @@ def _base(*layers: Written) -> Point:
     return tuple(values.values())
 
 
-def _grid(name: str, place: Place, base: Written) -> Grid:
+def _grid(name: str, place: Place, base: Written, priority: int) -> Grid:
     values = with_implied(_base(base), base.places)
-    return Grid(name=name, place=place, base=values, places=base.places)
+    return Grid(name=name, place=place, base=values, places=base.places, priority=priority)
