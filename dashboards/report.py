@@ -20,6 +20,7 @@ from dashboards.long_form import csv_text
 from dashboards.page import Page, build_page
 from dashboards.provenance import Sources, provenance
 from dashboards.raw import TEACHER_COLUMNS, run_columns, run_records, teacher_records
+from dashboards.scoring import scoring_costs
 from dashboards.sections import Files, Section, render_items
 from dashboards.sources import claim_sources
 from dashboards.store import Store, child_uri
@@ -60,14 +61,16 @@ def write_report(store: str | Path, sweep: str, out: str | Path | None = None) -
     sections, files = _render(loaded)
     judgements = _judge(loaded)
     ids = tracking_ids(store, loaded.sweeps)
-    page = build_page(loaded, sections, judgements, ids)
+    scoring = scoring_costs(store, loaded)
+    page = build_page(loaded, sections, judgements, ids, scoring)
     if judgements:
         files["tables/claims.csv"] = csv_text(claim_records(judgements), CLAIM_COLUMNS).encode()
         files["tables/claims.md"] = claims_markdown(judgements, 1).encode()
     files["report.md"] = render_markdown(page, judgements).encode()
     files["index.html"] = render_html(page).encode()
     sources = _sources(loaded, sections, judgements)
-    _publish(Store.open(root), files, provenance(loaded, store, sorted(files), sources, ids))
+    about = provenance(loaded, store, sorted(files), sources, ids, scoring)
+    _publish(Store.open(root), files, about)
     shown = [section for own in sections.values() for section in own]
     return ReportPaths(
         root=root,
