@@ -5,7 +5,7 @@ STORE  ?= store
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-gpu lint format bench bench-gpu chaos schema ui clean
+.PHONY: setup demo test test-slow test-gpu lint format bench bench-gpu chaos results schema ui clean
 
 setup: $(READY)
 
@@ -50,6 +50,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/checkpointing.py --batch 16 --steps 40 --interval 5 --json benchmarks/results/checkpointing.json
 	$(BIN)/python benchmarks/teacher_validation.py --json benchmarks/results/teacher_validation.json
 	$(BIN)/python benchmarks/image_input.py --json benchmarks/results/image_input.json
+	$(BIN)/python benchmarks/influence.py --cost --json benchmarks/results/influence.json
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python benchmarks/step.py --width 8 --steps 8 --rounds 9 --precision fp32 bf16 --json benchmarks/results/step.json
 
@@ -60,6 +61,10 @@ bench-gpu: $(READY)
 # Faults at random moments, within a time box: 100 and more of them (docs/operations.md).
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --seed 0 --minutes 60 --json benchmarks/results/chaos.json
+
+# docs/results.md, from what the bundles in this repository have measured.
+results: $(READY)
+	$(BIN)/targetsweep results benchmarks/results/paper/* --out docs/results.md
 
 schema: $(READY)
 	$(BIN)/targetsweep schema > sweeps/schema.json

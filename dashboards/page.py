@@ -115,6 +115,7 @@ class Page:
     complete: int
     teachers: Sequence[Mapping[str, Any]]
     environments: Sequence[Mapping[str, Any]]
+    scoring: Sequence[Mapping[str, Any]]
     problems: Sequence[str]
     has_ids: bool
 
@@ -139,8 +140,9 @@ def build_page(
     sections: Mapping[str, Sequence[Section]],
     judgements: Sequence[Judgement],
     ids: RunIds,
+    scoring: Sequence[Mapping[str, Any]],
 ) -> Page:
-    """sections: by sweep, in the group's order."""
+    """sections: by sweep, in the group's order. scoring: what it took (`scoring_costs`)."""
     parts = [
         _part(results, sections[name], ids.get(name, {})) for name, results in loaded.sweeps.items()
     ]
@@ -166,6 +168,7 @@ def build_page(
         complete=len(runs - missing),
         teachers=teacher_records(loaded.results),
         environments=environments(list(loaded.results.runs.values())),
+        scoring=scoring,
         problems=loaded.problems,
         has_ids=any(ids.values()),
     )

@@ -24,9 +24,17 @@ Sources = Mapping[str, Mapping[str, Sequence[Source]]]
 _PACKAGES = ("targetsweep", "numpy", "pandas", "scipy", "pyarrow", "statsmodels", "seaborn")
 
 
-def provenance(loaded: Loaded, store: str, files: list[str], sources: Sources, ids: RunIds) -> str:
+def provenance(
+    loaded: Loaded,
+    store: str,
+    files: list[str],
+    sources: Sources,
+    ids: RunIds,
+    scoring: list[dict[str, Any]],
+) -> str:
     """Content of provenance.json. files: paths of the report relative to its folder; the next
-    report removes those of them that it no longer writes. The cells, one a line, come last."""
+    report removes those of them that it no longer writes. scoring: `scoring.scoring_costs`. The
+    cells, one a line, come last."""
     results = loaded.results
     names = {name for own in loaded.sweeps.values() for name in own.plan.run_names}
     rows = results.evaluations
@@ -48,6 +56,7 @@ def provenance(loaded: Loaded, store: str, files: list[str], sources: Sources, i
         },
         "environments": environments(list(results.runs.values())),
         "teachers": teacher_records(results),
+        "scoring": scoring,
         "problems": list(loaded.problems),
         "files": files,
     }

@@ -20,12 +20,16 @@ from dashboards.long_form import csv_text
 from dashboards.page import Page, build_page
 from dashboards.provenance import Sources, provenance
 from dashboards.raw import TEACHER_COLUMNS, run_columns, run_records, teacher_records
+from dashboards.scoring import scoring_costs
 from dashboards.sections import Files, Section, render_items
 from dashboards.sources import claim_sources
 from dashboards.store import Store, child_uri
 from dashboards.tracking_ids import tracking_ids
 
-__all__ = ["ReportPaths", "write_report"]
+__all__ = ["CLAIMS", "ReportPaths", "write_report"]
+
+CLAIMS = "Claims"
+"""Title of the table of claims."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,8 @@ class ReportPaths:
 
     tables: (title, Markdown) of every table in the sweep's order, claims first where there are any.
     problems: items that could not be shown and files that could not be read; the rest is whole.
-    summary: what a group's page holds, in a line; empty for a sweep.
+    summary: what a group's page holds, in a line; empty for a sweep. filled, planned: cells of its
+    tables and figures that have a value, and all.
     """
 
     root: str
@@ -45,6 +50,8 @@ class ReportPaths:
     figures: list[str]
     problems: list[str]
     summary: str
+    filled: int = 0
+    planned: int = 0
 
 
 def write_report(store: str | Path, sweep: str, out: str | Path | None = None) -> ReportPaths:
@@ -60,27 +67,31 @@ def write_report(store: str | Path, sweep: str, out: str | Path | None = None) -
     sections, files = _render(loaded)
     judgements = _judge(loaded)
     ids = tracking_ids(store, loaded.sweeps)
-    page = build_page(loaded, sections, judgements, ids)
+    scoring = scoring_costs(store, loaded)
+    page = build_page(loaded, sections, judgements, ids, scoring)
     if judgements:
         files["tables/claims.csv"] = csv_text(claim_records(judgements), CLAIM_COLUMNS).encode()
         files["tables/claims.md"] = claims_markdown(judgements, 1).encode()
     files["report.md"] = render_markdown(page, judgements).encode()
     files["index.html"] = render_html(page).encode()
     sources = _sources(loaded, sections, judgements)
-    _publish(Store.open(root), files, provenance(loaded, store, sorted(files), sources, ids))
+    about = provenance(loaded, store, sorted(files), sources, ids, scoring)
+    _publish(Store.open(root), files, about)
     shown = [section for own in sections.values() for section in own]
     return ReportPaths(
         root=root,
         index=child_uri(root, "index.html"),
         markdown=child_uri(root, "report.md"),
         provenance=child_uri(root, "provenance.json"),
-        tables=[("Claims", claims_markdown(judgements))] * bool(judgements)
+        tables=[(CLAIMS, claims_markdown(judgements))] * bool(judgements)
         + [(section.title, section.markdown) for section in shown if section.markdown],
         figures=[child_uri(root, f"{section.image}.png") for section in shown if section.image],
         problems=[s.problem for s in shown if s.problem]
         + [f"{name} was never planned in this store" for name in loaded.absent]
         + list(loaded.problems),
         summary=_summary(page, shown) if loaded.is_group else "",
+        filled=page.filled,
+        planned=page.planned,
     )
 
 

@@ -43,15 +43,17 @@ class Point(BaseModel):
     """A grid point: one seed of one setting, and the run that answers it.
 
     run: None where a pilot cannot answer it (a teacher out of reach). settings: all fields of the
-    point, those equal in the whole sweep included. horizon: last step asked by this point; the run
-    may have gone further for another one. actual: fields, `horizon` among them, whose value in the
-    run is another one, because a scaled sweep keeps the full sweep's settings as its layout.
+    point, those equal in the whole sweep included. scores: what its run selects by. horizon: last
+    step asked by this point; the run may have gone further for another one. actual: fields,
+    `horizon` among them, whose value in the run is another one, because a scaled sweep keeps the
+    full sweep's settings as its layout.
     """
 
     model_config = ConfigDict(frozen=True)
 
     run: str | None = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     settings: dict[str, JsonValue]
+    scores: str | None = None
     horizon: int = Field(ge=1)
     actual: dict[str, JsonValue] = {}
 

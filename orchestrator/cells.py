@@ -14,7 +14,7 @@ from orchestrator.spec import Sweep
 from trainers.data.info import DatasetInfo
 from trainers.schedule import evaluation_steps, steps_per_epoch
 
-__all__ = ["count_cells"]
+__all__ = ["count_cells", "setting_of"]
 
 _SEED = INDEX["seed"]
 _DATASET = INDEX["dataset"]
@@ -28,20 +28,21 @@ def count_cells(
     settings without the seed. A pilot has those of its layout, with and without a run."""
     items = [item for item in sweep.report if not isinstance(item, ClaimItem)]
     if not items:
-        return len({_cell(point.point) for point in planned})
+        return len({setting_of(point.point) for point in planned})
     answers = {point.point: point for point in planned}
     asked: dict[tuple[Point, str], frozenset[int]] = {}
     for item in items:
         metrics = _metrics(item)
         for point in item_points(item, sweep.points):
-            cell = _cell(point)
+            cell = setting_of(point)
             steps = _steps(item, answers[point], infos)
             for metric in metrics:
                 asked[cell, metric] = _union(asked.get((cell, metric), frozenset()), steps)
     return sum(map(len, asked.values()))
 
 
-def _cell(point: Point) -> Point:
+def setting_of(point: Point) -> Point:
+    """The point without its seed: what a mean is over."""
     return point[:_SEED] + point[_SEED + 1 : NUM_REPORTED]
 
 

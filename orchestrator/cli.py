@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,8 +15,10 @@ from rich.console import Console
 from orchestrator.cli_cluster import add_cluster_commands
 from orchestrator.cli_options import (
     DEFAULT_STORE,
+    Budget,
     Concurrency,
     DataOption,
+    Export,
     Files,
     GpusPerRun,
     Limits,
@@ -63,10 +66,18 @@ def plan(
     device: Annotated[
         str | None, typer.Option(help="estimate with the rates kept under this name")
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="what a run of so long would fill, as 25m or 1h30m")
+    ] = None,
+    concurrency: Concurrency = None,
 ) -> None:
     """What a run would do: cells, unique runs, what sharing saves, what is left, how long."""
+    from orchestrator.budget import parse_budget
     from orchestrator.planning import Planning
 
+    seconds = parse_budget(budget) if budget else None
+    if concurrency and seconds is None:
+        raise UserError("--concurrency says how many runs a budget is for", "give --budget too")
     if save_rates and not calibrate:
         raise UserError("--save-rates has nothing to keep", "give --calibrate too")
     planning = Planning(_asked(files, scale, limit, set_, data), Store(store))
@@ -74,6 +85,8 @@ def plan(
         planning.calibrate(Console(stderr=True), save_rates)
     if device:
         planning.take_rates(device)
+    if seconds is not None:
+        planning.limit(seconds, concurrency)
     if as_json:
         print(json.dumps(planning.to_json(), indent=2))
     else:
@@ -122,6 +135,8 @@ def run(
     hang_after: Annotated[
         float, typer.Option(min=1.0, help="seconds without a step after which a run is ended")
     ] = 900.0,
+    budget: Budget = None,
+    export: Export = None,
     tracking_uri: TrackingUri = None,
     metrics_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="serve Prometheus metrics at this port")
@@ -133,10 +148,13 @@ def run(
 ) -> None:
     """Runs what is left of the sweeps. Run it again to resume: nothing finished is done twice."""
     from orchestrator.driver import DriveOptions, check_options
+    from orchestrator.overheads import read_overheads
     from orchestrator.planning import Planning
     from orchestrator.sweeping import run_sweeps
+    from orchestrator.timelimit import time_limit
 
     asked, place = _asked(files, scale, limit, set_, data), Store(store)
+    time = time_limit(budget, os.environ, read_overheads(place))
     options = DriveOptions(
         concurrency=concurrency,
         workers_per_run=workers_per_run,
@@ -152,9 +170,14 @@ def run(
     )
     if dry_run:
         check_options(options)
-        Planning(asked, place).show(screen())
+        planning = Planning(asked, place)
+        if time is not None:
+            planning.limit(time.total_s, concurrency)
+        planning.show(screen())
         return
-    run_sweeps(asked, place, options, screen(), tracking_uri=tracking_uri)
+    run_sweeps(
+        asked, place, options, screen(), tracking_uri=tracking_uri, limit=time, export=export
+    )
 
 
 app.command(name="resume", help="The same as run: what the store holds is not done again.")(run)
@@ -180,6 +203,17 @@ def report(
     from orchestrator.status import report_sweeps
 
     report_sweeps(screen(), Store(store), sweeps or [], out, scale)
+
+
+@app.command()
+def results(
+    bundles: Annotated[list[str], typer.Argument(help="bundles: folders or zip files")],
+    out: Annotated[Path, typer.Option(help="the page to write")] = Path("docs/results.md"),
+) -> None:
+    """One page of all that bundles have measured, made from them alone."""
+    from orchestrator.resultspage import write_results
+
+    write_results(screen(), bundles, out)
 
 
 @app.command()

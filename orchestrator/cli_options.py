@@ -10,8 +10,10 @@ from rich.console import Console
 
 __all__ = [
     "DEFAULT_STORE",
+    "Budget",
     "Concurrency",
     "DataOption",
+    "Export",
     "Files",
     "GpusPerRun",
     "Limits",
@@ -62,6 +64,17 @@ GpusPerRun = Annotated[
         min=0.01,
         help="0.5: two runs share a GPU; 4: four workers a run; default: scaling.gpus_per_worker",
     ),
+]
+
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="the command is over by then, as 25m, 1h30m, 90s; default: what Slurm leaves of its "
+        "job, if there is one; none: no limit"
+    ),
+]
+Export = Annotated[
+    str | None, typer.Option(help="write what is complete as a bundle at the end: folder or .zip")
 ]
 
 

@@ -10,7 +10,11 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
-__all__ = ["now_ms", "now_ns", "now_s", "now_utc"]
+import psutil
+
+__all__ = ["now_ms", "now_ns", "now_s", "now_utc", "process_age_s"]
+
+_OLDEST_S = 60.0
 
 
 def now_ns() -> int:
@@ -28,3 +32,9 @@ def now_ms() -> int:
 
 def now_utc() -> datetime:
     return datetime.fromtimestamp(now_s(), UTC)
+
+
+def process_age_s() -> float:
+    """Seconds since this process began, by the wall clock, and so a minute at most: whoever asks
+    has only just begun, and a clock that jumped must not eat a budget."""
+    return min(max(0.0, now_s() - psutil.Process().create_time()), _OLDEST_S)

@@ -12,17 +12,20 @@ from orchestrator.ledger import Entry
 from orchestrator.plan import Plan
 from orchestrator.retry import Cause, Failure
 from orchestrator.units import Unit
+from orchestrator.worth import tally
 
-__all__ = ["InterruptedByUser", "command", "conclude", "stopped_text"]
+__all__ = ["BudgetSpentError", "InterruptedByUser", "command", "conclude", "stopped_text"]
 
 _TRACEBACK_LINES = 20
 
 
-def conclude(plan: Plan, outcomes: Sequence[Outcome]) -> None:
+def conclude(plan: Plan, outcomes: Sequence[Outcome], limit: str = "") -> None:
     """The exit status, as an exception; silence means success. outcomes: of the teachers that were
-    measured first, and of the plan."""
+    measured first, and of the plan. limit: what limited the time, in words."""
     if any(outcome.interrupted for outcome in outcomes):
         raise InterruptedByUser(stopped_text())
+    if any(outcome.spent for outcome in outcomes):
+        raise BudgetSpentError(_spent_text(plan, outcomes, limit))
     known = [unit for unit in plan.units if plan.work[unit.name].action in ("exhausted", "blocked")]
     bad = [
         outcome
@@ -47,11 +50,49 @@ def _together(outcomes: Sequence[Outcome]) -> Outcome:
         stopped_early=next((one.stopped_early for one in outcomes if one.stopped_early), None),
         left=sum(outcome.left for outcome in outcomes),
         redo=tuple(name for outcome in outcomes for name in outcome.redo),
+        done=frozenset(name for outcome in outcomes for name in outcome.done),
+        cut_off={name: step for one in outcomes for name, step in one.cut_off.items()},
     )
 
 
 class InterruptedByUser(TargetsweepError):
     exit_status = 130
+
+
+class BudgetSpentError(TargetsweepError):
+    """The time limit left some of the work."""
+
+    exit_status = 3
+
+
+def _spent_text(plan: Plan, outcomes: Sequence[Outcome], limit: str) -> str:
+    """What was reached, what is left because of the limit, and how to go on."""
+    together = _together(outcomes)
+    lost = {entry.task.name for entry in (*together.failed, *together.blocked)}
+    left = [unit for unit in plan.left if unit.name not in together.done | lost]
+    labels = {unit.name: unit.label for unit in plan.units}
+    cut_off = [
+        f"  cut off, saved: {labels.get(name, name)} at step {step:,}"
+        for name, step in together.cut_off.items()
+    ]
+    reached = tally(plan.means, plan.done_names | together.done)
+    return "\n".join(
+        [
+            f"the time is over ({limit}); nothing is lost",
+            f"  reached: {len(together.done):,} units done now; {reached}",
+            f"  left for want of time: {len(left):,} units, {len(cut_off):,} of them begun",
+            *cut_off[:10],
+            *_failed_lines(together),
+            f"to go on:\n  {again()}",
+        ]
+    )
+
+
+def _failed_lines(outcome: Outcome) -> list[str]:
+    if not outcome.failed and not outcome.blocked:
+        return []
+    head = f"  {len(outcome.failed)} failed, {len(outcome.blocked)} blocked:"
+    return [head, *(f"    {_failure_line(entry)}" for entry in outcome.failed[:10])]
 
 
 def _known_text(known: Sequence[Unit]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from orchestrator.errors import StoreError
 from orchestrator.faults import failure_report
-from orchestrator.ledger import Entry, Ledger
+from orchestrator.ledger import Entry, Ledger, State
 from orchestrator.orders import attempt_name, write_orders
 from orchestrator.rayprocesses import Process
 from orchestrator.repairs import classify, record_failure, set_aside, store_answers
@@ -24,6 +24,7 @@ from orchestrator.retry import Cause, Decision, Failure
 from orchestrator.silence import Silences
 from orchestrator.stopping import ask_to_stop
 from orchestrator.store import Store
+from orchestrator.timebox import Timebox
 from orchestrator.trial import TrialConfig
 from orchestrator.units import Unit
 from trainers.spec import Runtime
@@ -96,7 +97,7 @@ class Conducts(Protocol):
 class Conductor:
     """kill: asks the cluster to kill a process, without waiting (`rayprocesses.end_process`).
     is_node_gone: whether a Ray node has left (`ClusterView.is_gone`). clock: seconds, of a
-    clock that never jumps."""
+    clock that never jumps. timebox: the limit of its time, on the same clock."""
 
     def __init__(
         self,
@@ -109,6 +110,7 @@ class Conductor:
         kill: Callable[[Process], object] = lambda process: None,
         is_node_gone: Callable[[str], bool] = lambda node_id: False,
         clock: Callable[[], float] = time.monotonic,
+        timebox: Timebox | None = None,
     ) -> None:
         self.lock = threading.RLock()
         self.ledger = ledger
@@ -121,6 +123,7 @@ class Conductor:
         self._kill = kill
         self._is_node_gone = is_node_gone
         self._clock = clock
+        self._timebox = timebox
         self._silences = Silences(settings.hang_after_s, clock)
         self._wakes: dict[str, float] = {}
         self._tell_blocked()
@@ -132,12 +135,14 @@ class Conductor:
         with self.lock:
             if self._lost is not None and self._lost.is_set():
                 self.ledger.stopping = True  # no flag: it would stop the other driver's trials
+            self._spend_if_useless()
             return self.ledger.finished
 
     def next_trial(self) -> TrialConfig | None:
         with self.lock:
             self._wake()
-            task = self.ledger.next()
+            box = self._timebox
+            task = self.ledger.next(None if box is None else box.admit(self._clock()))
             if task is None:
                 return None
             entry = self.ledger.entries[task.name]
@@ -145,6 +150,8 @@ class Conductor:
             config = self._config(entry, unit)
             self.live[unit.name] = Live(unit, config["attempt"])
             self._silences.begin(unit.name)
+            if box is not None:
+                box.taken(unit.name, self._clock())
             try:
                 write_orders(self._store, unit, config["attempt"])
             except StoreError as error:
@@ -163,6 +170,8 @@ class Conductor:
             live.step = max(live.step, int(report.get("step") or 0))
             if report.get("top1") is not None:
                 live.top1 = float(report["top1"])
+            if self._timebox is not None:
+                self._timebox.at(live.unit.name, live.step, self._clock())
             if report["event"] in ("finished", "failed"):
                 if live.final is None or not report.get("assumed"):
                     live.final = report
@@ -180,6 +189,9 @@ class Conductor:
             silent_s = self._silences.end(unit)
             self.steps_trained += live.steps_trained
             final = live.final
+            if self._timebox is not None:
+                reason = (final or {}).get("reason")
+                self._timebox.ended(unit, live.step, self._clock(), reason=reason)
             if final is None or final["event"] == "failed":
                 self._fail(live, final, classify(self._store, live, final, lost, said, silent_s,
                                                  self._is_node_gone))  # fmt: skip
@@ -198,6 +210,21 @@ class Conductor:
 
     # -- for the thread that looks -----------------------------------------------------------
 
+    def heed_limit(self) -> bool:
+        """Stops what runs once the time limit says so; whether it did so now."""
+        with self.lock:
+            box = self._timebox
+            if box is None or self.ledger.stopping or not box.is_over(self._clock()):
+                return False
+            box.spent = True
+            self.stop()
+            return True
+
+    @property
+    def must_leave(self) -> bool:
+        """Whether the time limit leaves no more time to wait for trials."""
+        return self._timebox is not None and self._timebox.must_leave(self._clock())
+
     def look(self) -> None:
         """Has silent trials killed, about once a second. Their end is then told like any other."""
         with self.lock:
@@ -212,6 +239,15 @@ class Conductor:
                     self._warn(f"{live.unit.label}: process {process.pid} stays: {error}")
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _spend_if_useless(self) -> None:
+        """Ends a limited sweep early where nothing runs and nothing that is ready could do anything
+        useful before its end."""
+        box, ledger = self._timebox, self.ledger
+        if box is None or ledger.stopping or ledger.count(State.RUNNING):
+            return
+        if ledger.count(State.READY) and not ledger.is_of_use(box.admit(self._clock())):
+            box.spent = ledger.stopping = True
 
     def _wake(self) -> None:
         now = self._clock()
@@ -240,6 +276,8 @@ class Conductor:
         if event == "started":
             live.first_step = int(report["first_step"])
             live.step = max(0, live.first_step - 1)
+            if self._timebox is not None:
+                self._timebox.began(live.unit, live.first_step, self._clock())
             self._tell(lambda one: one.started(live.unit, live.first_step))
         elif event == "snapshot":
             preset = float(report["preset"])

@@ -7,9 +7,10 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +19,15 @@ import psutil
 from dashboards.filesystem import child_uri
 from orchestrator import paths
 from orchestrator.admission import Capacity, Shape
+from orchestrator.budget import Limit
 from orchestrator.clusterview import ClusterView, Picture, read_cluster
 from orchestrator.conductor import Conductor, Listener, TrialSettings
 from orchestrator.errors import MachineError, StoreError
+from orchestrator.estimate import Pace, measured_rates
 from orchestrator.following import ClusterLostError, Follower
 from orchestrator.interrupts import beginning, stopping
 from orchestrator.ledger import Entry, Ledger, State, Task
+from orchestrator.pacing import Pacing
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.raycluster import check_address, connect
@@ -33,8 +37,10 @@ from orchestrator.shapes import refuse_unfit, shape_of
 from orchestrator.sharing import Sharing, most_runs, shipped_table
 from orchestrator.stopping import driver_of, forget_others, watching
 from orchestrator.store import Store
+from orchestrator.timebox import Timebox
 from orchestrator.tuning import Tuning, repeating
 from orchestrator.units import Unit
+from orchestrator.worth import Worth
 from trainers.spec import Runtime
 
 __all__ = ["DriveOptions", "Outcome", "check_machine", "check_options", "drive"]
@@ -72,7 +78,8 @@ class DriveOptions:
 class Outcome:
     """How the units ended. interrupted: a person (or a signal) stopped the sweep. stopped_early:
     the failure that would have been everybody's. redo: names of units left for another plan, since
-    something they learn from was damaged."""
+    something they learn from was damaged. done: names of those that ended well. spent: the time
+    limit left some. cut_off: the step at which each run was saved that it cut off, by name."""
 
     failed: Sequence[Entry]
     blocked: Sequence[Entry]
@@ -80,6 +87,9 @@ class Outcome:
     stopped_early: Failure | None
     left: int
     redo: tuple[str, ...] = ()
+    done: frozenset[str] = frozenset()
+    spent: bool = False
+    cut_off: Mapping[str, int] = field(default_factory=dict)
 
 
 def drive(
@@ -89,9 +99,10 @@ def drive(
     progress: Progress,
     listeners: Sequence[Listener] = (),
     lost: threading.Event | None = None,
+    limit: Limit | None = None,
 ) -> Outcome:
-    """Runs what is left of a plan, as far as needs are or become met. lost: once set, the store is
-    another driver's, and nothing more is begun.
+    """Runs what is left of a plan, as far as needs are or become met, or until the limit of its
+    time. lost: once set, the store is another driver's, and nothing more is begun.
 
     Raises ClusterLostError when the cluster's head is gone; what was saved is in the store.
     """
@@ -99,6 +110,7 @@ def drive(
     forget_others(store, driver)
     check_options(options)
     is_shared = options.ray_address is not None
+    began = time.monotonic()
     with (
         beginning() as check_interrupted,
         connect(options.ray_address, _local_slots(options)),
@@ -114,7 +126,12 @@ def drive(
             held=plan.held_tokens,
             costs={unit.name: _cost(unit, plan) for unit in plan.left},
             shape_of=_shapes(plan, options, view.picture, progress, use_gpu, capacity.total),
+            worth=_worth(plan, limit),
         )
+        timebox = None
+        if limit is not None:
+            slow = limit.on_a_machine_as_slow(time.monotonic() - began)
+            timebox = _timebox(slow, plan, store)
         conductor = Conductor(
             ledger,
             store,
@@ -123,6 +140,7 @@ def drive(
             lost,
             kill=end_process,
             is_node_gone=view.is_gone,
+            timebox=timebox,
         )
         if options.gpus_per_run not in (None, 1) and not use_gpu:
             progress.warned("there is no GPU: --gpus-per-run is ignored")
@@ -134,23 +152,53 @@ def drive(
             progress,
             stopping(conductor, progress) as interrupted,
             watching(store, driver, partial(_stop_asked, conductor, progress, interrupted)),
-            repeating(conductor.look),
+            repeating(partial(_look, conductor, progress)),
             view.watching(),
         ):
-            _tune(Tuning(conductor, local), follower)
-    if interrupted or ledger.stopped_early:  # else a flag that came just now is for the next round
+            _tune(Tuning(conductor, local), follower, conductor)
+    is_spent = timebox is not None and timebox.spent and not interrupted
+    if (
+        interrupted or is_spent or ledger.stopped_early
+    ):  # else a flag that came just now is for the next round
         with suppress(StoreError):  # a flag that is left behind stops nobody else
             store.delete(paths.stop_flag(driver))
-    return _outcome(ledger, bool(interrupted))
+    outcome = _outcome(ledger, bool(interrupted))
+    if is_spent and timebox is not None and outcome.left:
+        outcome = replace(outcome, spent=True, cut_off=timebox.cut_off)
+    return outcome
 
 
-def _tune(tuning: Tuning, follower: Follower) -> None:
-    """Until nothing is left, or a second Ctrl-C, or the end of the cluster."""
+def _worth(plan: Plan, limit: Limit | None) -> Worth | None:
+    """Who goes first: by priority, and under a limit by means. None: nobody asked for an order."""
+    if limit is None and not plan.priorities:
+        return None
+    return Worth(plan.left, plan.priorities, None if limit is None else plan.means)
+
+
+def _timebox(limit: Limit, plan: Plan, store: Store) -> Timebox:
+    pace = Pace(measured_rates(store, plan), plan.infos)
+    steps = {unit.name: plan.work[unit.name].steps for unit in plan.left}
+    return Timebox(limit, Pacing(pace, plan.infos, steps), {unit.name: unit for unit in plan.left})
+
+
+def _look(conductor: Conductor, progress: Progress) -> None:
+    """About once a second: at silent trials, and at the limit of the time."""
+    conductor.look()
+    if conductor.heed_limit():
+        progress.stopping = True
+        progress.noted("the time is nearly over: running trials save a checkpoint")
+
+
+def _tune(tuning: Tuning, follower: Follower, conductor: Conductor) -> None:
+    """Until nothing is left, or a second Ctrl-C, or the end of the cluster or of the time."""
     tuning.start()
     patience_s = _LEAVE_S
     try:
         while not tuning.wait(_LOOK_S):
             follower.follow()
+            if conductor.must_leave:
+                patience_s = 0.0
+                break
     except ClusterLostError:
         patience_s = 0.0  # Ray's calls do not come back
         raise
@@ -167,6 +215,7 @@ def _outcome(ledger: Ledger, interrupted: bool) -> Outcome:
         stopped_early=ledger.stopped_early,
         left=ledger.count(State.READY) + ledger.count(State.WAITING) + ledger.count(State.RUNNING),
         redo=tuple(entry.task.name for entry in ledger.in_state(State.REDO)),
+        done=frozenset(entry.task.name for entry in ledger.in_state(State.DONE)),
     )
 
 

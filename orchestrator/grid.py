@@ -48,7 +48,7 @@ class Place:
 class Grid:
     """base: a whole point (`set` of the sweep and of the grid). axes: values by field, in order.
     excluded: combinations left out. places: where each field that was set stands; value_places: the
-    same for the values of an axis."""
+    same for the values of an axis. priority: its runs go before those of a lower one."""
 
     name: str
     place: Place
@@ -57,6 +57,7 @@ class Grid:
     exclude: Sequence[Condition] = ()
     places: Mapping[str, Place] = field(default_factory=dict)
     value_places: Mapping[tuple[str, Value], Place] = field(default_factory=dict)
+    priority: int = 0
 
     def place_of(self, name: str, value: Value = None) -> Place:
         """Where field `name` got `value`; the grid itself when it is a default."""

@@ -18,8 +18,10 @@ from enum import StrEnum
 from typing import Protocol
 
 from orchestrator.admission import Capacity, Shape
+from orchestrator.budget import Admit, Chance
 from orchestrator.retry import Attempts, Decision, Failure
 from orchestrator.turns import Turns
+from orchestrator.worth import NEUTRAL, Rank, Worth
 
 __all__ = ["Entry", "Ledger", "State", "Task"]
 
@@ -72,7 +74,8 @@ class Entry:
 
 class Ledger:
     """All units of a plan. held: tokens that the store already provides. costs: better estimates
-    than the tasks' own, by name (what is left of a run that was begun).
+    than the tasks' own, by name (what is left of a run that was begun). worth: who goes before
+    whom; None: nobody is worth more than another.
 
     same_failures: when the first so many units to end all failed alike, the rest is not started:
     a typo should not cost a night. failures_in_a_row: when so many attempts, of whatever units,
@@ -87,6 +90,7 @@ class Ledger:
         shape_of: Callable[[Task], Shape],
         held: Iterable[str] = (),
         costs: Mapping[str, float] | None = None,
+        worth: Worth | None = None,
         same_failures: int = 3,
         failures_in_a_row: int = 10,
     ) -> None:
@@ -106,6 +110,7 @@ class Ledger:
         self._row: list[Failure] = []
         self._dependants: dict[str, list[Entry]] = defaultdict(list)
         self._turns = Turns()
+        self._worth = worth
         self._counts: dict[State, int] = defaultdict(int)
         self._newly_blocked: list[Entry] = []
         self.cost_left = sum(entry.cost for entry in self.entries.values())
@@ -146,18 +151,28 @@ class Ledger:
 
     # -- asking ------------------------------------------------------------------------------
 
-    def next(self) -> Task | None:
+    def next(self, admit: Admit | None = None) -> Task | None:
         """Takes the ready unit whose turn it is and that fits the free devices: the longest chain
-        of its width (`turns` says which width). None: ask again when devices are free."""
+        of its width (`turns` says which width). admit: what a time limit lets begin. None: ask
+        again when devices are free."""
         name = None
         if not self.stopping:
-            name = self._turns.take(self.capacity)
+            name = self._turns.take(self.capacity, admit)
         if name is None:
             return None
         entry = self.entries[name]
         entry.place = self.capacity.take(entry.shape)
         self._set(entry, State.RUNNING)
+        if self._worth is not None:
+            self._rerank(self._worth.taken(name))
         return entry.task
+
+    def is_of_use(self, admit: Admit) -> bool:
+        """Whether a unit is ready, or rests, that the time limit would still let begin."""
+        return any(
+            entry.state is State.READY and admit(entry.task.name) is not Chance.NONE
+            for entry in self.entries.values()
+        )
 
     @property
     def finished(self) -> bool:
@@ -266,6 +281,8 @@ class Ledger:
     def _make_ready(self, entry: Entry, *, resting: bool = False) -> None:
         if entry.state is State.RUNNING:
             self._turns.expect(entry.shape, entry.cost)  # once more
+            if self._worth is not None:
+                self._worth.returned(entry.task.name)
         self._set(entry, State.READY)
         entry.blocked_by = None
         entry.resting = resting
@@ -273,7 +290,20 @@ class Ledger:
             self._queue(entry)
 
     def _queue(self, entry: Entry) -> None:
-        self._turns.add(entry.shape, entry.cost, entry.chain, entry.order, entry.task.name)
+        name = entry.task.name
+        rank = NEUTRAL if self._worth is None else self._worth.rank(name)
+        self._turns.add(entry.shape, entry.cost, entry.chain, entry.order, name, rank)
+
+    def _rerank(self, names: Iterable[str]) -> None:
+        """Of those that are ready."""
+        assert self._worth is not None
+        ranks: dict[Shape, dict[str, Rank]] = defaultdict(dict)
+        for name in names:
+            entry = self.entries[name]
+            if entry.state is State.READY and not entry.resting:
+                ranks[entry.shape][name] = self._worth.rank(name)
+        for shape, changed in ranks.items():
+            self._turns.rerank(shape, changed)
 
     def _lose(self, token: str) -> None:
         for entry in self._dependants.get(token, []):

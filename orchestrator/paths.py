@@ -30,6 +30,7 @@ __all__ = [
     "metrics",
     "mlartifacts_dir",
     "mlflow_db",
+    "overheads",
     "plan_json",
     "preset_name",
     "probe",
@@ -228,6 +229,11 @@ def job_json() -> str:
 def drain_flag(node_id: str) -> str:
     """Exists while a Ray node is about to leave: what runs there checkpoints and ends."""
     return f"control/drain-{safe_name(node_id)}"
+
+
+def overheads() -> str:
+    """Seconds that the last `run` spent around its training (`orchestrator.overheads`)."""
+    return "control/overheads.json"
 
 
 def probe() -> str:

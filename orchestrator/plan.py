@@ -6,16 +6,18 @@ plan = plan.subtract(read_inventory(store, plan.units)) less what the store hold
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
-from orchestrator.cells import count_cells
+from orchestrator.cells import count_cells, setting_of
 from orchestrator.merge import Merger, PlannedPoint
 from orchestrator.resolve import PROVISIONAL
 from orchestrator.spec import Sweep
 from orchestrator.units import KINDS, Held, Unit, Work
 from orchestrator.work import chain_steps, work_left
+from orchestrator.worth import Means
 from trainers.data.info import DatasetInfo
 from trainers.presets import STANDARD_PRESETS
 from trainers.spec import (
@@ -42,7 +44,8 @@ class Plan:
     what is left of each unit, by name. held: what the store has. cells_by: numbers that each
     sweep's report asks. asked_steps: of all points, as if nothing were shared. provisional: data
     sets that nobody has opened yet; keys of their runs are not final: they must be prepared before
-    anything runs."""
+    anything runs. priorities: of runs that sweeps ask, by name, where any has another one than 0.
+    """
 
     units: tuple[Unit, ...]
     points: Mapping[str, tuple[PlannedPoint, ...]]
@@ -52,6 +55,7 @@ class Plan:
     cells_by: Mapping[str, int] = field(default_factory=dict)
     asked_steps: int = 0
     provisional: tuple[str, ...] = ()
+    priorities: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def subtract(self, held: Mapping[str, Held]) -> Plan:
         """The same plan, less what the store holds."""
@@ -78,6 +82,21 @@ class Plan:
     @property
     def num_points(self) -> int:
         return sum(len(points) for points in self.points.values())
+
+    @property
+    def done_names(self) -> frozenset[str]:
+        """Units that the store has whole."""
+        return frozenset(name for name, work in self.work.items() if work.action == "done")
+
+    @cached_property
+    def means(self) -> Means:
+        """Runs of each setting of a sweep over its seeds, which a report averages."""
+        found: dict[Hashable, set[str]] = {}
+        for sweep, points in self.points.items():
+            for point in points:
+                if point.run is not None:
+                    found.setdefault((sweep, setting_of(point.point)), set()).add(point.run)
+        return found
 
     @property
     def num_shared(self) -> int:
@@ -167,7 +186,21 @@ def make_plan(
         cells_by=cells,
         asked_steps=merger.asked_steps,
         provisional=_provisional(units),
+        priorities=_priorities(sweeps, points),
     )
+
+
+def _priorities(
+    sweeps: Sequence[Sweep], points: Mapping[str, Sequence[PlannedPoint]]
+) -> dict[str, int]:
+    """By run, the highest that a point asks of it; nothing where all are 0."""
+    found: dict[str, int] = {}
+    for sweep in sweeps:
+        for planned in points[sweep.name]:
+            priority = sweep.priorities.get(planned.point, 0)
+            if planned.run is not None:
+                found[planned.run] = max(priority, found.get(planned.run, priority))
+    return found if any(found.values()) else {}
 
 
 def _held_tokens(units: Sequence[Unit], held: Mapping[str, Held]) -> Iterator[str]:

@@ -25,7 +25,7 @@ def plan_document(sweep: Sweep, plan: Plan) -> dict[str, Any]:
     # A field that was left alone is no fact about the sweep, but a setting all the same.
     fixed = {name: plain(*found) for name, found in values.items() if len(found) == 1}
     fields = [name for name in (*sweep.axes, *_REPORTED) if name in values and name not in fixed]
-    snapshots = _snapshots(plan)
+    snapshots, scores = _snapshots(plan), _scores(plan)
     points = {
         (point.run, point.horizon, point.point[:NUM_REPORTED]): {
             "run": point.run,
@@ -33,6 +33,7 @@ def plan_document(sweep: Sweep, plan: Plan) -> dict[str, Any]:
             "snapshot": snapshots[point.run] if point.run else None,
             "horizon": point.horizon,
             **({"weights": point.weights} if point.weights else {}),
+            **({"scores": scores[point.run]} if point.run in scores else {}),
             **({"actual": _actual(point)} if sweep.scaling else {}),
         }
         for point in planned
@@ -95,6 +96,15 @@ def _actual(planned: PlannedPoint) -> dict[str, Any]:
         if own != its
     }
     return changed | ({"horizon": planned.trained} if planned.trained != planned.horizon else {})
+
+
+def _scores(plan: Plan) -> dict[str, str]:
+    """What runs select by, where they do."""
+    behind = {unit.name for unit in plan.of_kind("scores")}
+    return {
+        unit.name: token for unit in plan.of_kind("student") for token in unit.needs
+        if token in behind
+    }  # fmt: skip
 
 
 def _snapshots(plan: Plan) -> dict[str, str | None]:

@@ -11,7 +11,9 @@ from orchestrator.asked import Asked, bound, limited, read_asked, store_plan
 from orchestrator.damage import damage_text
 from orchestrator.errors import DamagedFileError
 from orchestrator.estimate import Pace, measured_rates
+from orchestrator.forecastview import Expected, expect
 from orchestrator.inventory import read_inventory
+from orchestrator.overheads import read_overheads
 from orchestrator.planview import show_plan
 from orchestrator.rates import load_rates, save_rates
 from orchestrator.scalenotes import MAPPED_LATER
@@ -38,6 +40,7 @@ class Planning:
         self.plan = store_plan(sweeps, infos, inventory)
         self.rates = measured_rates(store, self.plan)
         self._gpus = local_gpus()
+        self._expected: Expected | None = None
 
     def calibrate(self, console: Console, name: str | None) -> None:
         """Measures here; name: keeps it in the store."""
@@ -55,6 +58,17 @@ class Planning:
         self.rates = load_rates(self._store, name)
         self._gpus = (self.rates.about.get("device", name),)
 
+    def limit(self, seconds: float, concurrency: int | None) -> None:
+        """What a run of so long would do, by the rates that were taken before."""
+        self._expected = expect(
+            self.plan,
+            self.rates,
+            read_overheads(self._store),
+            seconds,
+            gpus=self._gpus,
+            concurrency=concurrency,
+        )
+
     def _sharing(self) -> list[Choice]:
         """Of the students that leave it to `auto`."""
         sharing = Sharing(shipped_table(), self._gpus, self.plan.infos)
@@ -63,8 +77,10 @@ class Planning:
     def to_json(self) -> dict[str, Any]:
         pace = Pace(self.rates, self.plan.infos)
         rows = sweep_rows(self.plan, pace)
+        limited = {} if self._expected is None else {"budget": self._expected.to_json()}
         return {
             **self.plan.to_json(),
+            **limited,
             "sweeps": [row.to_json() for row in rows],
             "total": total_of(self.plan, rows, pace).to_json(),
             "rates": dict(self.rates.about),
@@ -91,6 +107,8 @@ class Planning:
             self._notes(),
             self._sharing(),
         )
+        for line in () if self._expected is None else self._expected.lines():
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
         for line in damage_text(self.damaged):
             console.print(line, style="yellow", soft_wrap=True, markup=False, highlight=False)
 

@@ -6,7 +6,7 @@ Tables and figures load scipy, pandas and matplotlib: only what ends a sweep imp
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -32,9 +32,11 @@ def publish_all(
     tracking_uri: str | None,
     *,
     is_free: bool,
+    has_time: Callable[[], bool] = lambda: True,
 ) -> list[StoreError]:
     """What kept reports from being written. is_free: nobody else writes to MLflow. Two writers
-    might both make one run."""
+    might both make one run. has_time: asked when the reports are written, whether MLflow may take
+    more of it."""
     unwritten = []
     for sweep in sweeps:
         try:
@@ -49,6 +51,10 @@ def publish_all(
             style="yellow",
             soft_wrap=True,
         )
+        return unwritten
+    if not has_time():
+        sync = _tracking_command("sync", store, tracking_uri)
+        console.print(f"no time left for MLflow; to bring it up to the store:\n  {sync}")
         return unwritten
     try:
         tracker = Tracker(store, tracking_uri)

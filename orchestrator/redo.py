@@ -39,8 +39,9 @@ def drive_until_sound(
     outcome = drive(plan)
     failed = {entry.task.name: entry for entry in outcome.failed}
     blocked = {entry.task.name: entry for entry in outcome.blocked}
+    done = outcome.done
     for _ in range(ROUNDS):
-        if not outcome.redo or outcome.interrupted or outcome.stopped_early:
+        if not outcome.redo or outcome.interrupted or outcome.stopped_early or outcome.spent:
             break
         say(f"{len(outcome.redo)} units met files that were damaged or gone: planning again")
         left = _without(again(), {name for name, entry in failed.items() if _would_again(entry)})
@@ -48,6 +49,7 @@ def drive_until_sound(
             outcome = replace(outcome, redo=(), left=0, failed=())
             break
         outcome = drive(left)
+        done |= outcome.done
         failed |= {entry.task.name: entry for entry in outcome.failed}
         driven = {unit.name for unit in left.left}
         blocked = {name: entry for name, entry in blocked.items() if name not in driven}
@@ -55,7 +57,8 @@ def drive_until_sound(
     else:
         if outcome.redo:
             say(_hopeless(outcome, set(store.list(paths.damaged_dir())) - before))
-    return replace(outcome, failed=list(failed.values()), blocked=list(blocked.values()))
+    failed_, blocked_ = list(failed.values()), list(blocked.values())
+    return replace(outcome, failed=failed_, blocked=blocked_, done=done)
 
 
 def _would_again(entry: Entry) -> bool:

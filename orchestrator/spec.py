@@ -17,7 +17,16 @@ from dashboards.layout import ClaimItem, FigureItem, TableItem
 from orchestrator.checks import check_grids, check_unread
 from orchestrator.claimpoints import check_claim_points
 from orchestrator.errors import Problem, SpecError, nearest
-from orchestrator.grid import Condition, Grid, Place, Point, expand, matches, with_implied
+from orchestrator.grid import (
+    Condition,
+    Grid,
+    Place,
+    Point,
+    expand,
+    expand_grid,
+    matches,
+    with_implied,
+)
 from orchestrator.groups import Group, check_claims, is_group, read_group
 from orchestrator.referencepoints import check_references
 from orchestrator.reportitems import read_report
@@ -66,6 +75,15 @@ class Sweep:
         if self.scaling is not None:
             points = tuple(filter(self.scaling.keeps, points))
         return tuple(filter(matches(self.limit), points)) if self.limit else points
+
+    @cached_property
+    def priorities(self) -> Mapping[Point, int]:
+        """Of points, the highest of the grids that they are in; nothing where all are 0."""
+        found: dict[Point, int] = {}
+        for grid in self.grids if any(grid.priority for grid in self.grids) else ():
+            for point in expand_grid(grid):
+                found[point] = max(grid.priority, found.get(point, grid.priority))
+        return found
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -282,7 +300,7 @@ class _Reader:
         sections, self.problems = read_sections(SweepFile, self.source.data, (), self.source)
         base = self._settings(sections["set"], ("set",))
         self.known = {*self.infos, *sections["data"], *self.located}
-        grids = self._grids(sections["grids"], base)
+        grids = self._grids(sections["grids"], base, sections["priority"])
         report, problems = read_report(sections["report"], self.source)
         self.problems += problems
         own = sections["name"] or ""
@@ -307,12 +325,13 @@ class _Reader:
         self.problems += problems
         return written
 
-    def _grids(self, raw: list[Any], base: Written) -> tuple[Grid, ...]:
+    def _grids(self, raw: list[Any], base: Written, priority: int) -> tuple[Grid, ...]:
         if not raw:
-            return (_grid("", Place(self.source.file, "set", self.source.line(("set",))), base),)
-        return tuple(self._grid(item, index, base) for index, item in enumerate(raw))
+            place = Place(self.source.file, "set", self.source.line(("set",)))
+            return (_grid("", place, base, priority),)
+        return tuple(self._grid(item, index, base, priority) for index, item in enumerate(raw))
 
-    def _grid(self, raw: object, index: int, base: Written) -> Grid:
+    def _grid(self, raw: object, index: int, base: Written, priority: int) -> Grid:
         path = ("grids", index)
         sections, problems = read_sections(GridFile, raw, path, self.source)
         self.problems += problems
@@ -331,6 +350,7 @@ class _Reader:
             exclude=exclude,
             places=places,
             value_places=axes.value_places,
+            priority=priority if sections["priority"] is None else sections["priority"],
         )
 
     def _check(self, sweep: Sweep) -> None:
@@ -373,6 +393,6 @@ def _base(*layers: Written) -> Point:
     return tuple(values.values())
 
 
-def _grid(name: str, place: Place, base: Written) -> Grid:
+def _grid(name: str, place: Place, base: Written, priority: int) -> Grid:
     values = with_implied(_base(base), base.places)
-    return Grid(name=name, place=place, base=values, places=base.places)
+    return Grid(name=name, place=place, base=values, places=base.places, priority=priority)

@@ -13,7 +13,7 @@ from orchestrator.errors import TargetsweepError
 from orchestrator.node_cache import NodeCache
 from orchestrator.store import Store
 
-__all__ = ["ConflictsError", "export_store", "import_store", "show_cache"]
+__all__ = ["ConflictsError", "export_store", "import_store", "refuse_conflicts", "show_cache"]
 
 _SHOWN = 20
 
@@ -53,13 +53,18 @@ def import_store(console: Console, store: Store, bundles: Sequence[str]) -> None
         console.print(f"{done.place} ({done.digest[:16]}): runs: {counts}", soft_wrap=True)
         for note in done.notes:
             console.print(f"note: {note}", style="yellow", soft_wrap=True, markup=False)
+    refuse_conflicts(imported)
+    console.print("targetsweep report writes the tables anew, targetsweep sync tells MLflow")
+
+
+def refuse_conflicts(imported: Sequence[Imported]) -> None:
+    """Raises ConflictsError where a bundle said other numbers of a run that is there."""
     conflicts = [line for done in imported for line in _conflict_lines(done)]
     if conflicts:
         raise ConflictsError(
             "\n".join(conflicts) + "\n  the store's own numbers were kept; to keep both, import "
             "the bundle into another store and report from there"
         )
-    console.print("targetsweep report writes the tables anew, targetsweep sync tells MLflow")
 
 
 _ACTIONS = {

@@ -62,6 +62,8 @@ class GridFile(Section):
     """Combinations left out: a value or a list of values per field."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Settings of this grid alone."""
+    priority: Annotated[int, Field(strict=True)] | None = None
+    """Runs of a higher one go first; null: the sweep's. No part of a run."""
 
 
 class SweepFile(Section):
@@ -74,6 +76,8 @@ class SweepFile(Section):
     """Settings that hold for every grid."""
     data: dict[str, DataLocation] = Field(default_factory=dict)
     """Where data sets lie, by name."""
+    priority: Annotated[int, Field(strict=True)] = 0
+    """Runs of a higher one go first; a grid may have its own. No part of a run."""
     grids: list[Any] = Field(default_factory=list)
     """The sweep is the union of its grids; none: the one point that `set` describes."""
     scale: Any = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from orchestrator import paths
+from orchestrator import clock, paths
 from orchestrator.asked import Asked, bound, limited, measuring, read_asked, store_plan
+from orchestrator.budget import Limit
+from orchestrator.bundling import check_place, export_so_far
 from orchestrator.conclusion import InterruptedByUser, conclude, stopped_text
-from orchestrator.conductor import Listener
+from orchestrator.conductor import Listener, Live
 from orchestrator.damage import Mender
 from orchestrator.datasets import (
     Location,
@@ -30,6 +33,7 @@ from orchestrator.jobrecord import note_job
 from orchestrator.lease import Lease, holder
 from orchestrator.measure import bind_presets, measuring_plan
 from orchestrator.metrics import Metrics, exporting
+from orchestrator.overheads import Overheads, write_overheads
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plandocument import plan_document
 from orchestrator.progress import Progress
@@ -50,16 +54,28 @@ _CLOSE_S = 60.0
 
 
 def run_sweeps(
-    asked: Asked, store: Store, options: DriveOptions, console: Console, *, tracking_uri: str | None
+    asked: Asked,
+    store: Store,
+    options: DriveOptions,
+    console: Console,
+    *,
+    tracking_uri: str | None,
+    limit: Limit | None = None,
+    export: str | None = None,
 ) -> None:
-    """Runs what is left of the sweeps, reports and tracks it.
+    """Runs what is left of the sweeps, reports and tracks it. limit: of the time of all that.
+    export: where a bundle of what is complete is written at the end.
 
     Raises UserError before anything starts, RunsFailedError after everything that could be done is,
+    BudgetSpentError where the limit left some of it,
     ClusterLostError where Ray's head is gone, KeyboardInterrupt when it was asked to stop.
     """
     sweeps, infos, locations = read_asked(asked, store)
     limited(sweeps, asked)
     check_options(options)
+    if export is not None:
+        check_place(export)
+    watch = _Stopwatch()
     check_sources(sweeps, locations, store)
     outcomes: list[Outcome] = []
     try:
@@ -71,7 +87,7 @@ def run_sweeps(
             note_job(store)
             if _prepare(sweeps, infos, locations, store, console):
                 sweeps, infos, locations = read_asked(asked, store)
-            driving = _Driving(store, options, console, tracking_uri, lease, metrics)
+            driving = _Driving(store, options, console, tracking_uri, lease, metrics, limit, watch)
             mender = Mender(store, console)
             mender.plans(sweep.name for sweep in sweeps)
 
@@ -92,7 +108,7 @@ def run_sweeps(
             check_machine(plan.left, options)
             prune_checkpoints(store, plan)
             _write_plans(sweeps, infos, store, None if asked.limits else plan)
-            if any(outcome.interrupted for outcome in outcomes):
+            if any(outcome.interrupted or outcome.spent for outcome in outcomes):
                 console.print("the students wait for their teachers")
             elif plan.left:
                 outcomes.append(driving.drive(plan, plan_again))
@@ -100,12 +116,22 @@ def run_sweeps(
                 console.print(f"nothing to train: {len(plan.units)} units are done or cannot be")
             from orchestrator.publishing import publish_all  # tables and figures cost two seconds
 
-            unwritten = publish_all(sweeps, store, console, tracking_uri, is_free=driving.is_free)
+            unwritten = publish_all(
+                sweeps,
+                store,
+                console,
+                tracking_uri,
+                is_free=driving.is_free,
+                has_time=_has_time(limit),
+            )
+            if export is not None:
+                export_so_far(console, store, export, [sweep.name for sweep in sweeps])
+            write_overheads(store, watch.overheads(limit, outcomes))
     except KeyboardInterrupt:  # before the first trial, or after the last
         raise InterruptedByUser(stopped_text()) from None
     except ClusterLostError as error:
         raise ClusterLostError(f"{error}; {stopped_text()}") from None
-    conclude(plan, outcomes)
+    conclude(plan, outcomes, "" if limit is None else limit.said)
     if unwritten:  # the runs are done: exit status 1, not 2
         raise TargetsweepError(str(unwritten[0]))
 
@@ -164,11 +190,15 @@ class _Driving:
     tracking_uri: str | None
     lease: Lease
     metrics: Metrics | None
+    limit: Limit | None
+    watch: _Stopwatch
     is_free: bool = True
 
     def drive(self, plan: Plan, again: Callable[[], Plan]) -> Outcome:
         """What became of the units, those included that had to wait for damaged files to be made
         again. again: the plan, less what the store holds by then."""
+        if self.limit is not None and time.monotonic() >= self.limit.stop_at:
+            return _nothing_begun(plan)
 
         def say(line: str) -> None:
             self.console.print(line, style="yellow", soft_wrap=True, markup=False)
@@ -194,19 +224,73 @@ class _Driving:
             is_free, warn = self.is_free, progress.warned
             tracking = _Tracking(store, self.tracking_uri, warn) if is_free else None
             check_interrupted()
-        listeners: list[Listener] = [] if tracking is None else [tracking]
+        listeners: list[Listener] = [self.watch, *([] if tracking is None else [tracking])]
         if self.metrics is not None:
             self.metrics.begin(_done_by_kind(plan), tracking.behind if tracking else None)
             listeners.append(self.metrics)
         try:
-            outcome = drive(plan, store, self.options, progress, listeners, lost=lost)
+            outcome = drive(
+                plan, store, self.options, progress, listeners, lost=lost, limit=self.limit
+            )
         finally:
-            self.is_free = tracking is not None and tracking.close()
+            self.is_free = tracking is not None and tracking.close(_patience_s(self.limit))
         if lost.is_set():
             raise StoreInUseError(
                 f"{store.uri} was taken over by {holder(store) or 'another driver'}"
             )
         return outcome
+
+
+def _nothing_begun(plan: Plan) -> Outcome:
+    return Outcome(
+        failed=(),
+        blocked=(),
+        interrupted=False,
+        stopped_early=None,
+        left=len(plan.left),
+        spent=True,
+    )
+
+
+def _patience_s(limit: Limit | None) -> float:
+    """How long the end of a driving may wait for MLflow."""
+    if limit is None:
+        return _CLOSE_S
+    return min(_CLOSE_S, max(1.0, 0.3 * (limit.end_s - time.monotonic())))
+
+
+def _has_time(limit: Limit | None) -> Callable[[], bool]:
+    """Whether there is time for what can be done later as well: a quarter of what was kept."""
+    return lambda: limit is None or limit.end_s - time.monotonic() > 0.25 * limit.reserve_s
+
+
+class _Stopwatch(Listener):
+    """Measures what lies around the training."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic() - clock.process_age_s()
+        self._first: float | None = None
+        self._last: float | None = None
+
+    def started(self, unit: Unit, first_step: int) -> None:
+        self._first = self._first or time.monotonic()
+
+    def changed(self, unit: Unit) -> None:
+        self._last = time.monotonic()
+
+    def finished(self, unit: Unit, live: Live) -> None:
+        self._last = time.monotonic()
+
+    def overheads(self, limit: Limit | None, outcomes: Sequence[Outcome]) -> Overheads:
+        """Until now. Nothing where nothing was trained."""
+        if self._first is None or self._last is None:
+            return Overheads()
+        was_cut = limit is not None and any(outcome.cut_off for outcome in outcomes)
+        return Overheads(
+            opening_s=self._first - self._began,
+            stopping_s=max(0.0, self._last - limit.stop_at) if limit and was_cut else None,
+            closing_s=time.monotonic() - self._last,
+        )
 
 
 def _done_by_kind(plan: Plan) -> Mapping[str, int]:
@@ -234,11 +318,11 @@ class _Tracking(Listener):
         """Runs of which MLflow lacks the latest state."""
         return 0 if self._writer is None else self._writer.behind
 
-    def close(self) -> bool:
+    def close(self, patience_s: float) -> bool:
         """Whether MLflow may be written to: not while the writer hangs in the middle of a run."""
         if self._writer is None:
             return True
-        self._writer.close(_CLOSE_S)
+        self._writer.close(patience_s)
         if self._writer.state:
             self._warn(self._writer.state)
         return not self._writer.is_writing

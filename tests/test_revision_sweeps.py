@@ -186,9 +186,9 @@ def test_a_pilot_keeps_the_layout_and_its_pairs_apart(name):
     assert scaled.name == f"revision_{name}-pilot"
     assert {unit.spec.dataset.image_size for unit in plan.units if unit.kind != "teacher"} == {16}
     students = plan.of_kind("student")
-    assert max(unit.request.horizon for unit in students) == 400
+    assert max(unit.request.horizon for unit in students) == 300
     scores = plan.of_kind("scores")
-    assert {unit.spec.scoring.student.step for unit in scores if unit.spec.scoring.student} <= {40}
+    assert {unit.spec.scoring.student.step for unit in scores if unit.spec.scoring.student} <= {30}
     if name == "methods":
         widths = {unit.spec.backbone.width for unit in students}
         assert widths == {4, 8, 12}

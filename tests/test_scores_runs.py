@@ -3,18 +3,23 @@ students that select by them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from dashboards.report import write_report
 from orchestrator import paths
 from orchestrator.ledger import State
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, make_plan
+from orchestrator.plandocument import plan_document
 from orchestrator.records import read_scores
+from orchestrator.spec import load_sweeps
 from orchestrator.store import Store
 from orchestrator.storecheck import find_damage
 from orchestrator.tracking_view import view
+from orchestrator.trial import _lockstep
 from orchestrator.units import Unit
 from orchestrator.worker import execute
 from tests.driving import (
@@ -31,7 +36,10 @@ from tests.driving import (
     numbers,
     tiny_plan,
 )
+from tests.sweep_files import write
+from tests.test_probe_distributed import reports_of
 from trainers.checkpoint import weights_digest
+from trainers.data import OFFICIAL
 from trainers.errors import NonFiniteLossError
 from trainers.scores import num_chunks
 
@@ -203,3 +211,57 @@ def test_who_scores_fails_and_blocks_all_behind_it(store: Store, tmp_path: Path)
     blocked = {entry.task.name for entry in conductor.ledger.in_state(State.BLOCKED)}
     plan = plan_in(tmp_path, store)
     assert blocked == {only(plan, "scores").name, selecting(plan).name}
+
+
+@pytest.mark.timeout(180)
+def test_two_workers_score_as_one_does(reference: Store, store: Store, tmp_path: Path) -> None:
+    text = text_of().replace("grids:", "  workers: 2\n  scaling.teacher_workers: 1\ngrids:")
+    plan = plan_in(tmp_path, store, text)
+    scores = only(plan, "scores")
+    assert scores.workers == 2
+    conductor = conductor_of(plan, store)
+    while conductor.ledger.entries[scores.name].state is not State.DONE:
+        config = conductor.next_trial()
+        assert config is not None
+        name = config["unit"]
+        if name != scores.name:
+            reports = list(execute(store, name, RUNTIME, None, config["attempt"]))
+        else:
+            of_workers = reports_of(tmp_path, store.root, config)
+            passed = [
+                [(one["event"], one.get("step")) for one in own if _lockstep(one)]
+                for own in of_workers
+            ]
+            assert passed[0] == passed[1]  # Train's reports are a barrier
+            reports = of_workers[0]
+        for report in reports:
+            conductor.on_report({"unit": name, **report})
+        conductor.on_end(name, lost=False)
+    two, one = read_scores(store, scores.name)[0], read_scores(reference, scores.name)[0]
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=0)
+    assert facts(store, scores.name)["environment"]["workers"] == 2
+
+
+def test_a_report_says_what_scoring_took(store: Store, tmp_path: Path) -> None:
+    text = text_of().replace("selection.method: [influence]", "selection.method: [null, influence]")
+    text += "report:\n  - {table: ways, rows: [selection.method], columns: [strategy]}\n"
+    (sweep,) = load_sweeps([write(tmp_path, text)], OFFICIAL)
+    plan = make_plan([sweep], OFFICIAL)
+    store.write_json(paths.plan_json("tiny"), plan_document(sweep, plan))
+    before = json.loads(Path(write_report(store.uri, "tiny").provenance).read_text())["scoring"]
+    scores = only(plan, "scores").name
+    assert [(one["scores"], one["students"], one["share"]) for one in before] == [(scores, 0, None)]
+
+    drive_here(plan, store)
+    written = write_report(store.uri, "tiny")
+    (found,) = json.loads(Path(written.provenance).read_text())["scoring"]
+    seconds = facts(store, scores)["wall_time_s"]
+    student = facts(store, selecting(plan).name)["wall_time_s"]
+    assert found["method"] == "influence"
+    assert [found["scorer"]] == [
+        unit.name for unit in plan.of_kind("student") if unit.request.keep_weights_at
+    ]
+    assert (found["wall_time_s"], found["student_s"], found["students"]) == (seconds, student, 1)
+    assert found["plain_student_s"] > 0
+    assert found["share"] == pytest.approx(seconds / student)
+    assert "What scoring took" in Path(written.index).read_text()

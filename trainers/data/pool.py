@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
@@ -77,21 +77,29 @@ class DecodePool:
 
 
 def plain_batches(
-    images: EncodedImages, size: int, *, threads: int | None = None, batch: int = 500
-) -> Iterator[torch.Tensor]:
-    """The plain views of all pictures in order, uint8 (≤ batch, 3, size, size). The next batches
-    are decoded while one is used."""
+    images: EncodedImages,
+    size: int,
+    *,
+    threads: int | None = None,
+    batch: int = 500,
+    parts: Sequence[range] | None = None,
+) -> Generator[torch.Tensor, None, None]:
+    """The plain views of all pictures in order, uint8 (≤ batch, 3, size, size), or those of each of
+    `parts` (indices in steps of one). The next batches are decoded while one is used."""
+    if parts is None:
+        count = len(images)
+        parts = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
 
-    def start(first: int) -> Decoding:
+    def start(part: range) -> Decoding:
         def view(position: int) -> Image:
-            index = first + position
+            index = part[position]
             return plain_view(images.read(index), images.where(index), size)
 
-        return pool.decode(min(batch, len(images) - first), size, view)
+        return pool.decode(len(part), size, view)
 
     pool = DecodePool(threads or default_threads())
     try:
-        starts = iter(range(0, len(images), batch))
+        starts = iter(parts)
         ahead = deque(map(start, islice(starts, 2)))
         while ahead:
             decoding = ahead.popleft()

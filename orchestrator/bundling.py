@@ -1,0 +1,35 @@
+"""`run --export`: what there is so far, as a bundle, whenever a run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from orchestrator.bundlefile import MANIFEST
+from orchestrator.errors import StoreError, UserError
+from orchestrator.store import Store
+
+__all__ = ["check_place", "export_so_far"]
+
+
+def check_place(out: str) -> None:
+    """Before anything starts. Raises UserError where something that is no bundle lies already."""
+    place = Store(out)
+    if out.endswith(".zip") or not place.is_local or not place.root.exists():
+        return
+    if not place.root.is_dir() or (any(place.root.iterdir()) and not place.exists(MANIFEST)):
+        raise UserError(
+            f"--export {out}: something else is there", "give a new folder, or a bundle's"
+        )
+
+
+def export_so_far(console: Console, store: Store, out: str, sweeps: Sequence[str]) -> None:
+    """The complete runs of the sweeps. Where there is none yet, or it cannot be written, says so:
+    the store has everything all the same."""
+    from orchestrator.storecommands import export_store
+
+    try:
+        export_store(console, store, out, sweeps)
+    except (StoreError, UserError) as error:
+        console.print(f"warning: no bundle: {error}", style="yellow", soft_wrap=True, markup=False)

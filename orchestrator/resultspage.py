@@ -1,0 +1,117 @@
+"""`targetsweep results`: what bundles have measured, as one page of Markdown.
+
+The bundles go into a store of its own, as `store import` takes them in, and every sweep that has a
+number is reported from there, as `report` reports it. Pilots stand apart from full scale: they have
+names of their own, so no table ever holds both. Equal bundles give equal bytes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dashboards.report import CLAIMS, ReportPaths, write_report
+from dashboards.results import load_plan
+from orchestrator import paths
+from orchestrator.bundlefile import Packed, read_pack
+from orchestrator.bundleimport import import_bundles
+from orchestrator.store import Store
+from orchestrator.storecommands import refuse_conflicts
+
+__all__ = ["results_page", "write_results"]
+
+_HEAD = """\
+# Results
+
+Made by `targetsweep results` (`make results`) from the bundles below; do not edit. Ours are mean ±
+sample standard deviation over seeds. The paper's numbers stand beside them; differences are tested
+at full scale alone. What is empty was not measured. [README](../README.md) says how to add to this.
+"""
+
+
+def write_results(console: Console, bundles: Sequence[str], out: Path) -> None:
+    """Raises UserError for a damaged or foreign bundle, ConflictsError where two say different
+    numbers of one run; nothing is written then."""
+    text = results_page(bundles)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    console.print(f"{out}: {len(bundles)} bundle(s)", soft_wrap=True, highlight=False)
+
+
+def results_page(bundles: Sequence[str]) -> str:
+    """The page, in Markdown. bundles: folders or zip files; their order does not matter."""
+    places = sorted(bundles, key=lambda place: Path(place).name)
+    with tempfile.TemporaryDirectory(prefix="targetsweep-results-") as folder:
+        store = Store(folder)
+        refuse_conflicts(import_bundles(store, places))
+        reports = {name: write_report(store.uri, name) for name in store.list(paths.sweeps_dir())}
+        departs = {name: _departs(store, name) for name in reports}
+    parts = [_HEAD, _contributions([read_pack(place) for place in places])]
+    for title, is_pilot in (("Full scale", False), ("Pilots", True)):
+        chosen = {n: report for n, report in reports.items() if departs[n] is is_pilot}
+        parts.append(f"## {title}\n\n{_section(chosen)}")
+    return "\n".join(parts)
+
+
+def _departs(store: Store, name: str) -> bool:
+    """Whether a sweep, or one that a group stands for, is no full experiment of its file."""
+    plan = load_plan(store.uri, name)
+    there = set(store.list(paths.sweeps_dir()))
+    return bool(plan.departure) or any(_departs(store, one) for one in plan.include if one in there)
+
+
+def _contributions(packs: Iterable[Packed]) -> str:
+    lines = [
+        "## Contributions",
+        "",
+        "| Bundle | Made | Machine | Device | Precision | torch | Runs | Hours | Exported by |",
+        "| --- | --- | --- | --- | --- | --- | ---: | ---: | --- |",
+    ]
+    for packed in packs:
+        for machine in packed.manifest.get("hardware", []):
+            lines.append(f"| {' | '.join(_contribution(packed, machine))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _contribution(packed: Packed, machine: Mapping[str, Any]) -> list[str]:
+    about = packed.manifest
+    device = str(machine.get("device", "?"))
+    known = [str(machine[name]) for name in ("hardware", "gpu") if machine.get(name)]
+    return [
+        f"`{Path(packed.place).name}`",
+        str(about.get("created", "?"))[:10],
+        f"`{machine.get('hostname', '?')}`, {machine.get('cpus', '?')} cores",
+        ", ".join([device, *known]),
+        str(machine.get("precision", "?")),
+        str(machine.get("torch", "?")),
+        f"{machine.get('runs', 0):,}",
+        f"{float(machine.get('wall_time_s') or 0) / 3600:.2f}",
+        f"`{about.get('command', '?')}`",
+    ]
+
+
+def _section(reports: Mapping[str, ReportPaths]) -> str:
+    """Sweeps with a number; of the others, their names."""
+    parts, empty = [], []
+    for name, report in reports.items():
+        if not report.filled:
+            empty.append(name)
+            continue
+        cells = f"{report.filled:,} of {report.planned:,} cells measured"
+        # A group's tables are its sweeps', which stand here by themselves.
+        tables = [
+            text.strip() for title, text in report.tables if not report.summary or title == CLAIMS
+        ]
+        parts.append("\n\n".join([f"### `{name}`: {cells}", *map(_lower, tables)]) + "\n")
+    if empty:
+        parts.append(f"Planned and not measured: {', '.join(empty)}.\n")
+    return "\n".join(parts) or "None yet.\n"
+
+
+def _lower(markdown: str) -> str:
+    """A table's heading a level below its sweep's."""
+    return f"#{markdown}" if markdown.startswith("### ") else markdown
