@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dashboards.results import RunRecord
 
-__all__ = ["Contribution", "contributions", "contributions_markdown"]
+__all__ = ["HEADS", "Contribution", "contributions", "contributions_markdown"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A report of some of a sweep's runs: those that were made on one kind of hardware, in one precision.
+"""A report of some of a sweep's runs: those made on one kind of hardware, or in one precision.
 
 The plan stays, so that coverage says what is left of it; runs of other machines count as not there.
 Teachers stay whatever they ran on: students name them by digest.

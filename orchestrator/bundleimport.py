@@ -29,6 +29,9 @@ from orchestrator.store import Store
 
 __all__ = ["Imported", "import_bundles"]
 
+_UNKNOWN = {"hardware": "not recorded"}
+"""Of a run that is not complete: results say it."""
+
 _THREADS = 16
 """Each file waits for the disk twice."""
 
@@ -207,7 +210,7 @@ def _remember(store: Store, merged: Merged, theirs: RunRecord, packed: Packed) -
         "imported": clock.now_utc().isoformat(timespec="seconds"),
         "brought": merged.action,
         "horizon": (theirs.result or {}).get("horizon"),
-        "environment": dict(theirs.environment),
+        "environment": dict(theirs.environment) or _UNKNOWN,
     }
     others = [one for one in before if one.get("bundle") != packed.digest]
     store.write_json(rel, {"bundles": [*others, entry]})

@@ -1,4 +1,4 @@
-"""Bundles with weights: the very same teacher elsewhere, or a copy that says so; runs that go on."""
+"""Bundles with weights: the very same teacher, or a copy that says so; and runs that go on."""
 
 from __future__ import annotations
 
@@ -222,6 +222,8 @@ def test_an_interrupted_run_goes_on_elsewhere(tmp_path: Path) -> None:
     store = digits_store(tmp_path / "here")
     bring(store, str(tmp_path / "out.zip"))
     assert checkpoints(store, name) == ["step-00000020.ckpt"]
+    (entry,) = (store.read_json(paths.imported_json(name)) or {})["bundles"]
+    assert entry["environment"] == {"hardware": "not recorded"}  # no report takes it for ours
     plan = tiny_plan(tmp_path, store, text=SWEEP)
     assert (plan.work[name].action, plan.work[name].from_step) == ("resume", 20)
     drive_here(plan, store)
