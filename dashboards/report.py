@@ -87,8 +87,8 @@ def write_report(
     page = build_page(loaded, sections, judgements, ids, scoring)
     if judgements:
         files["tables/claims.csv"] = csv_text(claim_records(judgements), CLAIM_COLUMNS).encode()
-        about = [f"{note}\n\n" for note in restriction_notes(restriction.text)]
-        files["tables/claims.md"] = "".join([*about, claims_markdown(judgements, 1)]).encode()
+        note = "".join(f"{text}\n\n" for text in restriction_notes(restriction.text))
+        files["tables/claims.md"] = f"{note}{claims_markdown(judgements, 1)}".encode()
     files["report.md"] = render_markdown(page, judgements).encode()
     files["index.html"] = render_html(page).encode()
     sources = _sources(loaded, sections, judgements)

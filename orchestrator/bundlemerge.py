@@ -103,8 +103,9 @@ def _disagreement(ours: RunRecord, theirs: RunRecord, kin: Mapping[str, str]) ->
     if reason:
         return reason
     here, there = ((record.result or {}).get("teacher_digest") for record in (ours, theirs))
-    is_other = here and there and kin.get(here, here) != kin.get(there, there)
-    if is_other or (here != there and here and there and ours.kind not in ARTEFACTS):
+    if here and there and ours.kind in ARTEFACTS:  # of one snapshot in either form: no number
+        here, there = kin.get(here, here), kin.get(there, there)
+    if here and there and here != there:
         return f"it learnt from another snapshot: here {here[:16]}, there {there[:16]}"
     for preset in sorted(ours.snapshots.keys() & theirs.snapshots.keys()):
         if differs := disagreement(ours.snapshots[preset], theirs.snapshots[preset]):

@@ -47,10 +47,12 @@ def results_page(bundles: Sequence[str]) -> str:
     places = sorted(bundles, key=lambda place: Path(place).name)
     with tempfile.TemporaryDirectory(prefix="targetsweep-results-") as folder:
         store = Store(folder)
-        refuse_conflicts(import_bundles(store, places))
+        imported = import_bundles(store, places)
+        refuse_conflicts(imported)
         reports = {name: write_report(store.uri, name) for name in store.list(paths.sweeps_dir())}
         departs = {name: _departs(store, name) for name in reports}
-    parts = [_HEAD, _contributions([read_pack(place) for place in places])]
+    notes = [(done.place, note) for done in imported for note in done.notes]
+    parts = [_HEAD, _contributions([read_pack(place) for place in places], notes)]
     for title, is_pilot in (("Full scale", False), ("Pilots", True)):
         chosen = {n: report for n, report in reports.items() if departs[n] is is_pilot}
         parts.append(f"## {title}\n\n{_section(chosen)}")
@@ -64,7 +66,9 @@ def _departs(store: Store, name: str) -> bool:
     return bool(plan.departure) or any(_departs(store, one) for one in plan.include if one in there)
 
 
-def _contributions(packs: Iterable[Packed]) -> str:
+def _contributions(packs: Sequence[Packed], noted: Iterable[tuple[str, str]]) -> str:
+    """A line a bundle and machine; below it, how the runs were made, as who exported them said, and
+    what did not go into the tables. noted: by bundle."""
     lines = [
         "## Contributions",
         "",
@@ -74,6 +78,13 @@ def _contributions(packs: Iterable[Packed]) -> str:
     for packed in packs:
         for machine in packed.manifest.get("hardware", []):
             lines.append(f"| {' | '.join(_contribution(packed, machine))} |")
+    said = [(packed.place, packed.manifest.get("note")) for packed in packs]
+    notes = [
+        f"- `{Path(place).name}`: {' '.join(str(note).split())}"
+        for place, note in (*said, *noted)
+        if note
+    ]
+    lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
 
 

@@ -220,8 +220,8 @@ def report_sweeps(
         console.print(f"report: {report.index}", soft_wrap=True)
     if nothing and (names or len(nothing) == len(known)):
         raise UserError(nothing[0].problem, nothing[0].remedy)
-    for error in nothing:
-        console.print(f"note: {error.problem}", style="yellow", soft_wrap=True, markup=False)
+    for one in nothing:
+        console.print(f"note: {one.problem}", style="yellow", soft_wrap=True, markup=False)
 
 
 def sync_store(console: Console, store: Store, uri: str | None) -> None:

@@ -16,6 +16,7 @@ from orchestrator.store import Store
 __all__ = ["ConflictsError", "export_store", "import_store", "refuse_conflicts", "show_cache"]
 
 _SHOWN = 20
+_NO_WEIGHTS = Limits()
 
 
 class ConflictsError(TargetsweepError):
@@ -23,7 +24,12 @@ class ConflictsError(TargetsweepError):
 
 
 def export_store(
-    console: Console, store: Store, out: str, asked: Sequence[str], limits: Limits, note: str
+    console: Console,
+    store: Store,
+    out: str,
+    asked: Sequence[str],
+    limits: Limits = _NO_WEIGHTS,
+    note: str = "",
 ) -> None:
     done = export_bundle(store, out, asked, limits, note)
     runs = ", ".join(f"{count:,} {kind}" for kind, count in done.runs.items())

@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.bundleexport import export_bundle
 from orchestrator.errors import UserError
 from orchestrator.resultspage import results_page
 from orchestrator.storecommands import ConflictsError
-from tests.bundle_stores import bent, part_of, reference, reference_bundle, with_cell
+from tests.bundle_stores import (
+    bent,
+    part_of,
+    reference,
+    reference_bundle,
+    rewrite_line,
+    with_cell,
+)
 from tests.commands import targetsweep
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +47,22 @@ def test_two_bundles_make_one_table_with_their_seeds_together(tmp_path: Path) ->
     assert two == results_page(halves[::-1])
     assert two.count("| `bundle` |") == 2  # a line a contribution
     assert row(whole, "| `bundle` |")[6] == "8"  # a teacher, soft targets, six students
+
+
+def test_a_note_says_how_the_runs_were_made(tmp_path: Path) -> None:
+    noted = str(tmp_path / "noted")
+    export_bundle(reference(), noted, note="`targetsweep run tiny.yaml`,\nat night")
+    page = results_page([noted, reference_bundle()])
+    table = page.partition("## Contributions")[2].partition("## ")[0]
+    assert table.endswith("\n\n- `noted`: `targetsweep run tiny.yaml`, at night\n\n")
+
+
+def test_a_sweep_that_does_not_fit_in_is_named(tmp_path: Path) -> None:
+    """Two reports of one name are no one table: the second bundle's is said to be missing."""
+    other = str(shutil.copytree(reference_bundle(), tmp_path / "other"))
+    rewrite_line(other, "plans.jsonl", lambda plan: plan.update(title="Another sweep"))
+    page = results_page([reference_bundle(), other])
+    assert "- `other`: sweep tiny is planned otherwise" in page
 
 
 def test_pilots_and_full_scale_stand_apart() -> None:
