@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from orchestrator import cli, paths, publishing, sweeping
 from orchestrator.asked import Asked, read_asked
+from orchestrator.budget import Limit
 from orchestrator.conductor import Listener
 from orchestrator.driver import DriveOptions, Outcome
 from orchestrator.errors import RunsFailedError, UserError
@@ -56,6 +57,7 @@ class Drives:
         progress: Any,
         listeners: Sequence[Listener],
         lost: threading.Event,
+        limit: Limit | None = None,
     ) -> Outcome:
         self.plans.append(plan)
         if self.interrupted:
