@@ -318,7 +318,7 @@ class _Tracking(Listener):
         """Runs of which MLflow lacks the latest state."""
         return 0 if self._writer is None else self._writer.behind
 
-    def close(self, patience_s: float = _CLOSE_S) -> bool:
+    def close(self, patience_s: float) -> bool:
         """Whether MLflow may be written to: not while the writer hangs in the middle of a run."""
         if self._writer is None:
             return True
