@@ -26,7 +26,7 @@ from orchestrator.settings import INDEX
 from orchestrator.spec import Sweep
 from orchestrator.store import Store
 from orchestrator.sweeping import run_sweeps
-from orchestrator.units import Held, HeldSnapshot
+from orchestrator.units import Held, HeldSnapshot, Unit
 from tests.driving import TINY, digits_store, drive_here, facts
 from tests.sweep_files import write
 
