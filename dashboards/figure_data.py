@@ -52,7 +52,8 @@ class FigureData:
     fits: power laws by series, of those that have enough means.
     ranks: order of the values of panel, hue and style. planned: (series, x) pairs that the plan
         asks when x is a field, series when x is the step. scale, here: of a pilot, as in `Table`.
-    overrides: as in `Table`. num_mixed: series with a mean over several teacher snapshots.
+    overrides, restriction: as in `Table`. num_mixed: series with a mean over several teacher
+        snapshots.
     """
 
     item: FigureItem
@@ -65,6 +66,7 @@ class FigureData:
     planned: int
     scale: Scale | None
     overrides: tuple[str, ...]
+    restriction: str
     num_mixed: int
     here: dict[str, dict[Key, tuple[Key, ...]]]
 
@@ -128,6 +130,7 @@ def figure_data(results: Results, item: FigureItem) -> FigureData:
         planned=len(asked[columns].drop_duplicates()),
         scale=results.plan.scale,
         overrides=results.plan.overrides,
+        restriction=results.restriction,
         num_mixed=_num_mixed(results, asked),
         here=values_here(results.plan, item),
     )

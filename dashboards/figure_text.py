@@ -7,7 +7,7 @@ from typing import Any
 
 from dashboards.figure_data import FigureData
 from dashboards.labels import axis_label, field_label, phrase
-from dashboards.notes import override_notes, scale_notes
+from dashboards.notes import override_notes, restriction_notes, scale_notes
 
 __all__ = ["figure_columns", "figure_notes", "figure_records"]
 
@@ -76,6 +76,7 @@ def figure_notes(data: FigureData) -> list[str]:
             f"More than one teacher snapshot (weight digest) stands behind means of "
             f"{data.num_mixed} of {len(data.series)} series."
         )
+    text += restriction_notes(data.restriction)
     text += override_notes(data.overrides)
     if data.scale is not None:
         text.append(f"A {data.scale.label}: the layout of the full experiment, not its scale.")

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from dashboards.claim_text import claims_markdown
 from dashboards.claims import Judgement
+from dashboards.contributions import HEADS, contributions_markdown
 from dashboards.page import Page, Part
 from dashboards.sections import Section
 
@@ -23,27 +24,38 @@ def render_html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(page=page).lstrip()
+    text = environment.get_template("report.html.j2").render(
+        page=page, heads=HEADS, left_out=_left_out(page)
+    )
+    return text.lstrip()
 
 
 def render_markdown(page: Page, judgements: Sequence[Judgement]) -> str:
-    """The same report as Markdown, without times, machines or provenance."""
+    """The same report as Markdown, without provenance but for who contributed."""
     parts = [f"# {page.title}", page.description, f"{page.complete} of {page.runs} runs complete."]
     parts += [f"The same in all: {page.settings}."] if page.settings else []
     if page.pilot_notes is not None:
         parts.append(" ".join(["**Pilot.**", "; ".join(page.pilot_notes)]).rstrip())
     if page.overrides:
         parts.append(f"**Other settings than the sweep file's.** {'; '.join(page.overrides)}")
+    if page.restriction:
+        parts.append(f"**Restricted to runs of {page.restriction}.** {_left_out(page)}")
     parts += [f"Never planned in this store: {', '.join(page.absent)}."] if page.absent else []
     parts += [claims_markdown(judgements).rstrip()] if judgements else []
     for part in page.parts:
         parts += _heading(part) if page.is_group else []
         parts += [_section(section) for section in part.sections]
+    parts += [contributions_markdown(page.contributions)] if page.contributions else []
     missing = [run for part in page.parts for run in part.missing]
     parts += ["## Missing runs", _missing(missing)] if missing else []
     problems = [f"- {problem}" for problem in page.problems]
     parts += ["## What could not be read", "\n".join(problems)] if problems else []
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _left_out(page: Page) -> str:
+    """How many runs of others do not count."""
+    return f"{page.left_out} runs of others, or of several, are left out; teachers stay."
 
 
 def _heading(part: Part) -> list[str]:

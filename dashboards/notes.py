@@ -11,7 +11,7 @@ from dashboards.labels import field_label
 from dashboards.results import Scale
 from dashboards.tables import Table
 
-__all__ = ["departure_notes", "notes", "override_notes", "scale_notes"]
+__all__ = ["departure_notes", "notes", "override_notes", "restriction_notes", "scale_notes"]
 
 _BOLD = {
     "row_max": "Bold: the largest of its row.",
@@ -55,7 +55,8 @@ def _about_ours(table: Table) -> list[str]:
 
 
 def departure_notes(table: Table) -> list[str]:
-    """What a scaled sweep, or the command line, changed; nothing of a sweep as it is written."""
+    """What a scaled sweep, or the command line, changed, and which runs alone count; nothing of a
+    sweep as it is written."""
     text = override_notes(table.overrides)
     if table.scale is not None:
         text.append(f"A {table.scale.label}: the layout of the full experiment, not its scale.")
@@ -65,7 +66,12 @@ def departure_notes(table: Table) -> list[str]:
         text.append(
             f"The paper's values are those of its own {theirs}; nothing is tested against them."
         )
-    return text
+    return restriction_notes(table.restriction) + text
+
+
+def restriction_notes(restriction: str) -> list[str]:
+    """Which runs alone count, as one sentence."""
+    return [f"Restricted to runs of {restriction}; n counts those alone."] if restriction else []
 
 
 def override_notes(overrides: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from dashboards.claim_text import (
     summary,
 )
 from dashboards.claims import Finding, Judgement, TestResult, Verdict
+from dashboards.contributions import Contribution, contributions
 from dashboards.coverage import missing_runs, shared_settings
 from dashboards.groups import Loaded
 from dashboards.provenance import environments
@@ -99,13 +100,16 @@ class ClaimView:
 @dataclass(frozen=True, kw_only=True)
 class Page:
     """The whole page. pilot_notes: None at full scale. overrides: by which command lines made other
-    experiments of its sweeps. runs: different ones, over all sweeps."""
+    experiments of its sweeps. restriction: of which runs alone; left_out: how many others
+    there are. runs: different ones, over all sweeps."""
 
     title: str
     description: str
     settings: str
     pilot_notes: tuple[str, ...] | None
     overrides: Sequence[str]
+    restriction: str
+    left_out: int
     is_group: bool
     parts: Sequence[Part]
     absent: Sequence[str]
@@ -115,6 +119,7 @@ class Page:
     complete: int
     teachers: Sequence[Mapping[str, Any]]
     environments: Sequence[Mapping[str, Any]]
+    contributions: Sequence[Contribution]
     scoring: Sequence[Mapping[str, Any]]
     problems: Sequence[str]
     has_ids: bool
@@ -156,6 +161,8 @@ def build_page(
         settings=shared_settings(single) if single else "",
         pilot_notes=_pilot_notes(loaded),
         overrides=_overrides(loaded),
+        restriction=loaded.results.restriction,
+        left_out=sum(r.state == "left out" for r in loaded.results.runs.values()),
         is_group=loaded.is_group,
         parts=parts,
         absent=loaded.absent,
@@ -168,6 +175,7 @@ def build_page(
         complete=len(runs - missing),
         teachers=teacher_records(loaded.results),
         environments=environments(list(loaded.results.runs.values())),
+        contributions=contributions(loaded.results.runs.values()),
         scoring=scoring,
         problems=loaded.problems,
         has_ids=any(ids.values()),

@@ -44,6 +44,7 @@ def provenance(
         "sweep": loaded.plan.sweep,
         "include": list(loaded.plan.include),
         "never_planned": list(loaded.absent),
+        "restriction": results.restriction or None,
         "semantics": loaded.plan.semantics,
         "reported_on": {"host": platform.node(), "platform": platform.platform()},
         "versions": {"python": platform.python_version()} | _versions(),

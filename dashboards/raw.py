@@ -14,7 +14,7 @@ from dashboards.results import Results
 __all__ = ["TEACHER_COLUMNS", "run_columns", "run_records", "teacher_records"]
 
 _OWN = ("seed", "horizon")
-TEACHER_COLUMNS = ("teacher", "preset", "step", "accuracy", "alpha", "digest", "runs")
+TEACHER_COLUMNS = ("teacher", "preset", "step", "accuracy", "alpha", "digest", "copy_of", "runs")
 
 
 def run_columns(results: Results) -> list[str]:
@@ -64,6 +64,7 @@ def teacher_records(results: Results) -> list[dict[str, Any]]:
             "accuracy": s.accuracy,
             "alpha": s.alpha,
             "digest": s.digest,
+            "copy_of": s.copy_of or None,
             "runs": users.pop(s.digest, 0),
         }
         for s in sorted(results.snapshots)

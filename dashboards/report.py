@@ -14,12 +14,15 @@ from pathlib import Path, PurePosixPath
 
 from dashboards.claim_text import CLAIM_COLUMNS, claim_records, claims_markdown
 from dashboards.claims import Judgement, judge
+from dashboards.errors import ReportError
 from dashboards.groups import Loaded, load
 from dashboards.html_report import render_html, render_markdown
 from dashboards.long_form import csv_text
+from dashboards.notes import restriction_notes
 from dashboards.page import Page, build_page
 from dashboards.provenance import Sources, provenance
 from dashboards.raw import TEACHER_COLUMNS, run_columns, run_records, teacher_records
+from dashboards.restriction import Restriction, restricted
 from dashboards.scoring import scoring_costs
 from dashboards.sections import Files, Section, render_items
 from dashboards.sources import claim_sources
@@ -27,6 +30,8 @@ from dashboards.store import Store, child_uri
 from dashboards.tracking_ids import tracking_ids
 
 __all__ = ["CLAIMS", "ReportPaths", "write_report"]
+
+_ALL = Restriction()
 
 CLAIMS = "Claims"
 """Title of the table of claims."""
@@ -54,15 +59,26 @@ class ReportPaths:
     planned: int = 0
 
 
-def write_report(store: str | Path, sweep: str, out: str | Path | None = None) -> ReportPaths:
+def write_report(
+    store: str | Path,
+    sweep: str,
+    out: str | Path | None = None,
+    restriction: Restriction = _ALL,
+) -> ReportPaths:
     """Writes `sweeps/<sweep>/report/` of the store, or `out`. sweep: a sweep's or a group's name.
 
     store, out: local path or pyarrow.fs URI. Each file appears whole, the pages last. Files of the
-    previous report that this one no longer has are removed. Raises ReportError when there is no
-    such sweep or its plan cannot be read.
+    previous report that this one no longer has are removed. restriction: of which runs alone; such
+    a report has a folder of its own, `out`. Raises ReportError when there is no such sweep, its
+    plan cannot be read or no run is left.
     """
     store = str(store)
-    loaded = load(store, sweep)
+    if restriction and out is None:
+        raise ReportError(
+            f"a report of {restriction.text} alone does not replace the sweep's own",
+            "give it another folder: --out",
+        )
+    loaded = restricted(load(store, sweep), restriction)
     root = str(out) if out is not None else child_uri(store, f"sweeps/{sweep}/report")
     sections, files = _render(loaded)
     judgements = _judge(loaded)
@@ -71,7 +87,8 @@ def write_report(store: str | Path, sweep: str, out: str | Path | None = None) -
     page = build_page(loaded, sections, judgements, ids, scoring)
     if judgements:
         files["tables/claims.csv"] = csv_text(claim_records(judgements), CLAIM_COLUMNS).encode()
-        files["tables/claims.md"] = claims_markdown(judgements, 1).encode()
+        about = [f"{note}\n\n" for note in restriction_notes(restriction.text)]
+        files["tables/claims.md"] = "".join([*about, claims_markdown(judgements, 1)]).encode()
     files["report.md"] = render_markdown(page, judgements).encode()
     files["index.html"] = render_html(page).encode()
     sources = _sources(loaded, sections, judgements)

@@ -8,7 +8,7 @@ run: a damaged or half-written file makes the run (or its result) missing and is
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -150,13 +150,23 @@ class Plan(BaseModel):
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """What the store knows of a run beside its evaluations. state: complete (up to its own last
-    request), partial (evaluations but no result), failed, absent. teacher_digest: SHA-256 of the
-    snapshot's weights, None without a teacher or when unknown. result: result.json, or empty."""
+    request), partial (evaluations but no result), failed, absent; left out of a restricted report.
+    teacher_digest: SHA-256 of the snapshot's weights, None without a teacher or when unknown.
+    result: result.json, or empty. imported: environments that parts of it were made in elsewhere.
+    """
 
     name: str
     state: str
     teacher_digest: str | None = None
     result: dict[str, Any]
+    imported: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def environments(self) -> list[dict[str, Any]]:
+        """Those that the run was made in, as far as they are known; each once."""
+        own = self.result.get("environment")
+        every = [*([own] if own else []), *self.imported]
+        return [one for index, one in enumerate(every) if one not in every[:index]]
 
 
 _NO_RUN = RunRecord(name="", state="absent", result={})
@@ -165,7 +175,8 @@ _NO_RUN = RunRecord(name="", state="absent", result={})
 @dataclass(frozen=True, kw_only=True, order=True)
 class Snapshot:
     """A teacher snapshot. run: the teacher's run; preset, accuracy in percent; alpha: position
-    inside the update that jumped over the window (1: the validated step itself)."""
+    inside the update that jumped over the window (1: the validated step itself). copy_of: digest of
+    the snapshot whose 16-bit copy it is, or empty."""
 
     run: str
     preset: float
@@ -173,6 +184,7 @@ class Snapshot:
     accuracy: float
     alpha: float
     digest: str
+    copy_of: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +196,7 @@ class Results:
         `replayed`, `timestamp_ms`.
     runs: record by run name, for every run of the plan and every teacher it used.
     snapshots: those the sweep's runs used or made. problems: what could not be read, and why.
+    restriction: what all its runs have in common, of a restricted report.
     """
 
     plan: Plan
@@ -191,6 +204,7 @@ class Results:
     runs: dict[str, RunRecord]
     snapshots: tuple[Snapshot, ...]
     problems: tuple[str, ...]
+    restriction: str = ""
 
     @cached_property
     def points(self) -> pd.DataFrame:
@@ -282,11 +296,14 @@ def load_results(store: str, plan: Plan) -> Results:
     evaluations = read_evaluations(files, [n for n in names if _has(present, n)], METRICS, problems)
     measured = set(evaluations["run"].unique())
     evaluations["run"] = evaluations["run"].cat.set_categories(names)
-    snapshots = _read_snapshots(files, present, problems)
+    snapshots, copies = _read_snapshots(files, present, problems)
     records = _read_records(files, present, names, measured, problems)
     records = {name: _with_digest(files, r, snapshots) for name, r in records.items()}
     digests = {record.teacher_digest for record in records.values()}
-    used = sorted(s for s in snapshots.values() if s.digest in digests or s.run in records)
+    used = sorted(
+        [s for s in snapshots.values() if s.digest in digests or s.run in records]
+        + [s for s in copies if s.digest in digests]
+    )
     teachers = sorted({snapshot.run for snapshot in used} - set(records))
     records |= _read_records(files, present, teachers, set(teachers), problems)
     return Results(
@@ -311,6 +328,8 @@ def _read_records(
 ) -> dict[str, RunRecord]:
     finished = [name for name in names if "result.json" in present.get(name, ())]
     results = files.read_json([f"runs/{name}/result.json" for name in finished], problems)
+    brought = [name for name in names if "imported.json" in present.get(name, ())]
+    imports = files.read_json([f"runs/{name}/imported.json" for name in brought], problems)
     records = {}
     for name in names:
         result = results.get(f"runs/{name}/result.json")
@@ -323,9 +342,19 @@ def _read_records(
             state = "failed" if failed else "partial"
         digest = (result or {}).get("teacher_digest")
         records[name] = RunRecord(
-            name=name, state=state, teacher_digest=digest, result=result or {}
+            name=name,
+            state=state,
+            teacher_digest=digest,
+            result=result or {},
+            imported=_environments(imports.get(f"runs/{name}/imported.json", {})),
         )
     return records
+
+
+def _environments(imported: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Of the bundles that brought parts of a run."""
+    entries = imported.get("bundles", [])
+    return tuple(found for entry in entries if (found := entry.get("environment")))
 
 
 def _with_digest(
@@ -341,22 +370,21 @@ def _with_digest(
     except (KeyError, TypeError, ValueError):
         return record
     digest = snapshots[key].digest if key in snapshots else None
-    return RunRecord(
-        name=record.name, state=record.state, teacher_digest=digest, result=record.result
-    )
+    return replace(record, teacher_digest=digest)
 
 
 def _read_snapshots(
     files: Store, present: dict[str, set[str]], problems: list[str]
-) -> dict[tuple[str, str], Snapshot]:
-    """Every snapshot of the store by (teacher run, preset as in its file name)."""
+) -> tuple[dict[tuple[str, str], Snapshot], list[Snapshot]]:
+    """Every snapshot of the store by (teacher run, preset as in its file name); and of those whose
+    record knows of them, the other forms: a copy's original, an original's copies."""
     paths = {
         f"runs/{run}/{file}": run
         for run, names in present.items()
         for file in names
         if file.startswith("snapshots/acc-") and file.endswith(".json")
     }
-    found = {}
+    found, others = {}, []
     for path, text in files.read_json(sorted(paths), problems).items():
         try:
             snapshot = Snapshot(
@@ -366,9 +394,20 @@ def _read_snapshots(
                 accuracy=float(text["accuracy"]),
                 alpha=float(text["alpha"]),
                 digest=str(text["digest"]),
+                copy_of=str(text.get("of", "")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+            original = snapshot.copy_of or snapshot.digest
+            others += [
+                replace(
+                    snapshot,
+                    digest=digest,
+                    accuracy=float(accuracy),
+                    copy_of="" if digest == original else original,
+                )
+                for digest, accuracy in text.get("also", {}).items()
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             problems.append(f"{path}: not a snapshot's record ({error!r})")
             continue
         found[snapshot.run, f"{snapshot.preset:g}"] = snapshot
-    return found
+    return found, others

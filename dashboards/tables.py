@@ -68,7 +68,8 @@ class Table:
     """One table. cells: in row, column order; arrays of `summary` are (num_cells,) over them, and
     so is comparisons, None where the paper prints no number. ranks: order of the values of each
     spanning field, contrast labels last. scale: of a pilot, whose own values are `here`
-    (`cells.values_here`). overrides: what makes another experiment of it (`results.Plan`)."""
+    (`cells.values_here`). overrides: what makes another experiment of it (`results.Plan`).
+    restriction: as in `Results`."""
 
     item: TableItem
     cells: tuple[Cell, ...]
@@ -79,6 +80,7 @@ class Table:
     ranks: tuple[dict[Key, int], ...]
     scale: Scale | None
     overrides: tuple[str, ...]
+    restriction: str
     here: dict[str, dict[Key, tuple[Key, ...]]]
 
     @property
@@ -128,6 +130,7 @@ def build_table(results: Results, item: TableItem) -> Table:
         ranks=ranks,
         scale=results.plan.scale,
         overrides=results.plan.overrides,
+        restriction=results.restriction,
         here=values_here(results.plan, item),
     )
 

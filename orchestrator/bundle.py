@@ -1,8 +1,9 @@
-"""What a bundle holds: the records of runs, without weights, checkpoints, paths or host names.
+"""What a bundle holds: the records of runs, without paths or host names.
 
     runs.jsonl               a line a run, by name: run.json, request.json, result.json, snapshots
     metrics-<kind>.parquet   the rows of all runs of a kind: a column `run`, then metrics.parquet's
     plans.jsonl              a line a sweep: its plan.json
+    snapshot-<digest16>.safetensors, state-<run>.ckpt    where asked (bundleweights)
 
 A line a run and a file a kind, rather than the store's tree: a thousand runs are three files of a
 megabyte, which git shows as lines added and pyarrow opens as they are. Equal records give equal
@@ -16,7 +17,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 
 from orchestrator import paths
 from orchestrator.bundlefile import Packed, bundle_error, parse_json
+from orchestrator.bundlesnapshots import SHA256, snapshot_fault
 from orchestrator.errors import StoreError
 from orchestrator.identity import canonical, from_canonical, kind_of, run_key
 from orchestrator.metricsfile import read_metrics
@@ -35,8 +37,8 @@ from trainers.spec import SEMANTICS
 __all__ = ["RunRecord", "machine_name", "pack", "portable", "read_record", "unpack"]
 
 _RUNS, _PLANS = "runs.jsonl", "plans.jsonl"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HOST = re.compile(r"host-[0-9a-f]{12}")
+_STATE = re.compile(r"step-(\d{8})\.ckpt")
 _ROW_COLUMNS = {"step", "timestamp_ms"}  # what readers of a row cannot do without
 
 
@@ -44,6 +46,9 @@ _ROW_COLUMNS = {"step", "timestamp_ms"}  # what readers of a row cannot do witho
 class RunRecord:
     """All that the store says of a run. spec: canonical. result: None while the run is not
     complete. snapshots: their JSON by preset name. table: metrics.parquet; None for soft targets.
+    weights: by preset, of the snapshots whose weights are there; in a bundle file, digest, accuracy
+    and dtype of each. state: the step of the last resumable state; in a bundle also its file and
+    the digest of the snapshot it learnt from.
     """
 
     name: str
@@ -55,6 +60,8 @@ class RunRecord:
     result: Mapping[str, Any] | None
     snapshots: Mapping[str, Mapping[str, Any]]
     table: pa.Table | None
+    weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    state: Mapping[str, Any] | None = None
 
     @property
     def run_json(self) -> dict[str, Any]:
@@ -95,9 +102,10 @@ def read_record(store: Store, name: str) -> RunRecord | None:
         snapshots={},
         table=_read_table(store, name),
     )
+    files = store.list(paths.snapshots_dir(name))
     snapshots = {
         file.removesuffix(".json").removeprefix("acc-"): content
-        for file in store.list(paths.snapshots_dir(name))
+        for file in files
         if file.startswith("acc-")
         and file.endswith(".json")
         and (content := _json(store, f"{paths.snapshots_dir(name)}/{file}"))
@@ -105,10 +113,21 @@ def read_record(store: Store, name: str) -> RunRecord | None:
     sound = {
         preset: one
         for preset, one in snapshots.items()
-        if _snapshot_fault(record, preset, one) is None
+        if snapshot_fault(record.key, preset, one) is None
     }
-    result = record.result if record.result and _result_fault(record) is None else None
-    return replace(record, snapshots=sound, result=result)
+    return replace(
+        record,
+        snapshots=sound,
+        result=record.result if record.result and _result_fault(record) is None else None,
+        weights={preset: {} for preset in sound if f"acc-{preset}.safetensors" in files},
+        state=_last_state(store, name) if record.table is not None else None,
+    )
+
+
+def _last_state(store: Store, name: str) -> dict[str, Any] | None:
+    found = [_STATE.fullmatch(file) for file in store.list(paths.checkpoint_dir(name))]
+    steps = [int(match[1]) for match in found if match]
+    return {"step": max(steps)} if steps else None
 
 
 def _json(store: Store, rel: str) -> dict[str, Any] | None:
@@ -196,6 +215,8 @@ def _record_line(record: RunRecord) -> dict[str, Any]:
         "result": record.result,
         "snapshots": record.snapshots,
         "columns": None if record.table is None else record.table.column_names,
+        **({"weights": record.weights} if record.weights else {}),
+        **({"state": record.state} if record.state else {}),
     }
 
 
@@ -270,9 +291,9 @@ def _record(line: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> RunRecor
     record = RunRecord(
         name=name, key=key, kind=kind, spec=canonical(spec), label=str(run["label"]),
         request=line["request"], result=line["result"], snapshots=dict(line["snapshots"]),
-        table=table,
+        table=table, weights=_weights(line), state=_state(line),
     )  # fmt: skip
-    faults = [_snapshot_fault(record, *one) for one in record.snapshots.items()]
+    faults = [snapshot_fault(record.key, *one) for one in record.snapshots.items()]
     for fault in (_result_fault(record), _request_fault(record), *faults):
         if fault is not None:
             raise ValueError(f"{name}: {fault}")
@@ -289,7 +310,7 @@ def _result_fault(record: RunRecord) -> str | None:
     if not isinstance(result.get("horizon"), int) or not isinstance(result.get("step"), int):
         return "its result does not say how far it came"
     digest = result.get("teacher_digest")
-    if digest is not None and not _SHA256.fullmatch(digest):
+    if digest is not None and not SHA256.fullmatch(digest):
         return "its result names no snapshot's digest"
     parts = [("environment", dict), ("presets", dict), ("searched_to", int)]
     sound = all(isinstance(result[part], cls) for part, cls in parts if part in result)
@@ -314,19 +335,27 @@ def _are_numbers(values: Iterable[object]) -> bool:
     return all(isinstance(value, int | float) for value in values)
 
 
-def _snapshot_fault(record: RunRecord, preset: str, content: Mapping[str, Any]) -> str | None:
-    try:
-        sound = (
-            paths.preset_name(float(content["preset"])) == preset
-            and content["teacher"] == record.key
-            and isinstance(content["step"], int)
-            and _SHA256.fullmatch(content["digest"])
-            and float(content["accuracy"]) >= 0
-            and float(content["alpha"]) >= 0
-        )
-    except (KeyError, TypeError, ValueError):
-        sound = False
-    return None if sound else f"snapshot {preset} is not one of its snapshots"
+def _weights(line: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What they are is checked where they are read (bundleweights)."""
+    return {
+        preset: {
+            "file": str(entry["file"]),
+            "digest": str(entry["digest"]),
+            "accuracy": float(entry["accuracy"]),
+            "dtype": str(entry["dtype"]),
+        }
+        for preset, entry in line.get("weights", {}).items()
+    }
+
+
+def _state(line: Mapping[str, Any]) -> dict[str, Any] | None:
+    state = line.get("state")
+    if state is None:
+        return None
+    digest = state["teacher_digest"]
+    if digest is not None and not SHA256.fullmatch(digest):
+        raise ValueError("a checkpoint names no snapshot's digest")
+    return {"file": str(state["file"]), "step": int(state["step"]), "teacher_digest": digest}
 
 
 _UNIT = re.compile(r"[a-z]+-[0-9a-f]{16}")

@@ -1,4 +1,4 @@
-"""`targetsweep store export`: what a store measured, without weights, as a bundle."""
+"""`targetsweep store export`: what a store measured as a bundle; with weights where asked."""
 
 from __future__ import annotations
 
@@ -14,52 +14,90 @@ import pyarrow.compute as pc
 from orchestrator import clock, paths
 from orchestrator.bundle import RunRecord, pack, portable, read_record
 from orchestrator.bundlefile import write_pack
+from orchestrator.bundleweights import Carried, Limits, carry
 from orchestrator.damage import refuse_unsealed
 from orchestrator.errors import UserError, nearest
-from orchestrator.identity import canonical_json
+from orchestrator.identity import canonical_json, from_canonical, run_key
 from orchestrator.store import Store
+from trainers.spec import StudentSpec, scores_spec
 
 __all__ = ["Exported", "export_bundle"]
 
 _THREADS = 16
+_NOTHING = Limits()
 _PACKAGES = ("targetsweep", "torch", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
     """digest: of the bundle. runs: in it, by kind. left_out: runs of its plans that are not
-    complete (no fault), damaged: those that cannot be read, by name."""
+    complete (no fault), damaged: those that cannot be read, by name. weights, checkpoints: how many
+    went along; unfit: of those that were to, a line each for what did not."""
 
     digest: str
     sweeps: tuple[str, ...]
     runs: Mapping[str, int]
     left_out: int
     damaged: tuple[str, ...]
+    weights: int = 0
+    checkpoints: int = 0
+    unfit: tuple[str, ...] = ()
 
 
-def export_bundle(store: Store, out: str, sweeps: Sequence[str] = ()) -> Exported:
+def export_bundle(
+    store: Store, out: str, sweeps: Sequence[str] = (), limits: Limits = _NOTHING, note: str = ""
+) -> Exported:
     """Writes the complete runs of the sweeps (none: of all) to `out`, a folder or a .zip file, with
-    the teachers and soft targets behind them. Reads only: a driver may be at work."""
+    the teachers and soft targets behind them. Reads only: a driver may be at work. limits: what
+    else goes along: weights of the snapshots that students of the sweeps learn from, complete or
+    not, and checkpoints, then of incomplete runs too. note: how the runs were made, for people."""
     plans = _plans(store, sweeps)
-    records, absent, damaged = _records(store, plans)
-    if not any(record.result for record in records):
+    learnt = _learnt_from(plans.values()) if limits.teacher_mb is not None else {}
+    found = _Search(store, with_states=limits.checkpoint_mb is not None)
+    found.look({*_planned(plans.values()), *learnt})
+    for record in found.records:
+        for name, preset in _teacher_of(record.spec):
+            learnt.setdefault(name, set()).add(preset)
+    carried = Carried()
+    taken = [
+        carry(store, record, frozenset(learnt.get(record.name, ())), limits, carried)
+        for record in found.records
+    ]
+    records = [record for record in taken if record.result or record.snapshots or record.state]
+    if not any(record.result or record.weights or record.state for record in records):
         raise UserError(
             f"{store.uri} has no complete run of {', '.join(plans)}", "run the sweep first"
         )
     runs = dict(sorted(Counter(record.kind for record in records).items()))
-    asked = [part for name in sweeps for part in ("--sweep", name)]
     about = {
         "created": clock.now_utc().isoformat(timespec="seconds"),
-        "command": " ".join(["targetsweep store export", *asked]),
+        "command": _command(sweeps, limits),
         "sweeps": sorted(plans),
         "runs": runs,
         "hardware": _hardware(records),
         "software": {name: _version(name) for name in _PACKAGES},
+        **({"note": note} if note else {}),
     }
-    digest = write_pack(out, pack(records, plans), about)
+    digest = write_pack(out, {**pack(records, plans), **carried.files}, about)
     return Exported(
-        digest=digest, sweeps=tuple(sorted(plans)), runs=runs, left_out=absent, damaged=damaged
+        digest=digest,
+        sweeps=tuple(sorted(plans)),
+        runs=runs,
+        left_out=found.left_out + len(taken) - len(records),
+        damaged=tuple(sorted(found.damaged)),
+        weights=sum(len(record.weights) for record in records),
+        checkpoints=sum(record.state is not None for record in records),
+        unfit=tuple(carried.left_out),
     )
+
+
+def _command(sweeps: Sequence[str], limits: Limits) -> str:
+    parts = ["targetsweep store export", *(f"--sweep {name}" for name in sweeps)]
+    if limits.teacher_mb is not None:
+        parts.append(f"--teachers --max-teacher-mb {limits.teacher_mb:g}")
+    if limits.checkpoint_mb is not None:
+        parts.append(f"--checkpoints --max-checkpoint-mb {limits.checkpoint_mb:g}")
+    return " ".join(parts)
 
 
 def _plans(store: Store, asked: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -85,34 +123,58 @@ def _plans(store: Store, asked: Sequence[str]) -> dict[str, dict[str, Any]]:
 # -- runs ---------------------------------------------------------------------------------------
 
 
-def _records(
-    store: Store, plans: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[RunRecord], int, tuple[str, ...]]:
-    """What goes in, how many are not complete, and which are damaged. Runs name what they came
-    from (a probe its student, a student its teacher), so the search goes on until all is found."""
-    there = set(store.list(paths.runs_dir()))
-    waiting = set(_planned(plans.values()))
-    left_out, damaged, seen = 0, [], set()
-    found: dict[str, RunRecord] = {}
-    with ThreadPoolExecutor(_THREADS) as pool:
-        while waiting:
-            seen |= waiting
-            names = sorted(waiting & there)
-            left_out += len(waiting) - len(names)
-            waiting = set()
-            for name, record in zip(
-                names, pool.map(lambda n: read_record(store, n), names), strict=True
-            ):
-                if record is None or (record.result is None and store.exists(paths.result(name))):
-                    damaged.append(name)
-                elif record.result is None and not record.snapshots:
-                    left_out += 1
-                else:
-                    found[name] = portable(_settled(record))
-                    waiting |= set(_ancestors(record.spec)) - seen
-            if not waiting:
-                waiting = _targets_of(there, found) - seen
-    return list(found.values()), left_out, tuple(sorted(damaged))
+class _Search:
+    """What goes in. Runs name what they came from (a probe its student, a student its teacher), so
+    it goes on until all is found. records: those found. left_out: how many are not complete, and
+    have no checkpoint either where `with_states`. damaged: names."""
+
+    def __init__(self, store: Store, *, with_states: bool) -> None:
+        self.records: list[RunRecord] = []
+        self.left_out = 0
+        self.damaged: list[str] = []
+        self._store = store
+        self._with_states = with_states
+        self._there = set(store.list(paths.runs_dir()))
+
+    def look(self, names: set[str]) -> None:
+        waiting, seen = set(names), set[str]()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            while waiting:
+                seen |= waiting
+                here = sorted(waiting & self._there)
+                self.left_out += len(waiting) - len(here)
+                read = pool.map(lambda name: read_record(self._store, name), here)
+                waiting = {
+                    ancestor
+                    for name, record in zip(here, read, strict=True)
+                    if (taken := self._take(name, record)) is not None
+                    for ancestor in _ancestors(taken.spec)
+                } - seen
+                if not waiting:
+                    waiting = _targets_of(self._there, self.records) - seen
+
+    def _take(self, name: str, record: RunRecord | None) -> RunRecord | None:
+        if record is None or (record.result is None and self._store.exists(paths.result(name))):
+            self.damaged.append(name)
+            return None
+        state = record.state if self._with_states else None
+        if record.result is None and not record.snapshots and state is None:
+            self.left_out += 1
+            return None
+        settled = portable(_settled(record, 0 if state is None else int(state["step"])))
+        self.records.append(settled)
+        return settled
+
+
+def _learnt_from(plans: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Presets, as in file names, by teacher, of every snapshot behind a point; probes' too."""
+    found: dict[str, set[str]] = {}
+    for plan in plans:
+        for point in plan["points"]:
+            teacher, _, preset = (point.get("snapshot") or "").partition("/acc-")
+            if preset:
+                found.setdefault(teacher, set()).add(preset)
+    return found
 
 
 def _planned(plans: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -124,26 +186,39 @@ def _planned(plans: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def _ancestors(spec: Mapping[str, Any]) -> Iterator[str]:
     """Runs that a specification names by key."""
-    for kind in ("teacher", "student"):
-        if kind in spec:
-            yield paths.run_name(kind, spec[kind]["key"])
+    for part in (spec, spec.get("scoring", {})):
+        for kind in ("teacher", "student"):
+            if kind in part:
+                yield paths.run_name(kind, part[kind]["key"])
+    if "selection" in spec:
+        student = from_canonical(spec)
+        assert isinstance(student, StudentSpec)
+        assert student.selection is not None
+        scores = scores_spec(student.dataset, student.selection.scoring)
+        yield paths.run_name("scores", run_key(scores))
 
 
-def _targets_of(there: Iterable[str], found: Mapping[str, RunRecord]) -> set[str]:
+def _teacher_of(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The snapshot that a run names, by teacher and preset."""
+    if teacher := spec.get("teacher"):
+        preset = paths.preset_name(float(teacher["accuracy"]))
+        yield paths.run_name("teacher", teacher["key"]), preset
+
+
+def _targets_of(there: Iterable[str], found: Iterable[RunRecord]) -> set[str]:
     """Soft targets lie between a teacher and its students, who do not name them."""
-    if not any(record.kind == "teacher" for record in found.values()):
+    if not any(record.kind == "teacher" for record in found):
         return set()
     return {name for name in there if name.startswith("targets-")}
 
 
-def _settled(record: RunRecord) -> RunRecord:
-    """Without rows beyond the result of a run that is being extended now."""
-    if record.kind == "teacher" or record.result is None or record.table is None:
+def _settled(record: RunRecord, state: int) -> RunRecord:
+    """Without rows beyond the result of a run that is being extended now, and beyond the state from
+    which it goes on elsewhere."""
+    if record.kind == "teacher" or record.table is None:
         return record
-    return replace(
-        record,
-        table=record.table.filter(pc.less_equal(record.table["step"], record.result["horizon"])),
-    )
+    last = max(int((record.result or {}).get("horizon", 0)), state)
+    return replace(record, table=record.table.filter(pc.less_equal(record.table["step"], last)))
 
 
 # -- about it -----------------------------------------------------------------------------------

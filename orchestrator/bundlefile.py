@@ -2,45 +2,52 @@
 
 A bundle is a folder (or any place that a store may be), good to commit, or one `.zip` file, good to
 carry. Nothing of it is ever unpacked: its members are read by the names below and checked before
-anybody looks into them, so a hostile archive has no path to choose.
+anybody looks into them, so a hostile archive has no path to choose. Weights and checkpoints are
+read one at a time, whatever their number.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from orchestrator.errors import StoreError, UserError
 from orchestrator.store import Store
 from trainers.spec import SEMANTICS
 
-__all__ = ["FORMAT", "MANIFEST", "Packed", "bundle_error", "parse_json", "read_pack", "write_pack"]
+__all__ = ["MANIFEST", "Member", "Packed", "bundle_error", "parse_json", "read_pack", "write_pack"]
 
-FORMAT = 1
-"""Raised when an older version could not read a bundle."""
+_PLAIN, _WITH_WEIGHTS = 1, 2
+"""Formats. A bundle without weights or checkpoints is one that older versions read."""
+
+Member = bytes | Callable[[], bytes]
+"""A file's content, or what reads it when its turn comes."""
 
 MANIFEST = "bundle.json"
-_MEMBER = re.compile(r"[a-z][a-z0-9-]{0,60}\.(?:jsonl|parquet)")
+_MEMBER = re.compile(r"[a-z][a-z0-9-]{0,60}\.(?:jsonl|parquet|safetensors|ckpt)")
+_LARGE = (".safetensors", ".ckpt")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's own zero: the time of packing is no content
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """A bundle whose every byte is what its manifest says. place: as the user named it. digest:
-    SHA-256 of bundle.json, and so of everything."""
+    """A bundle whose every byte is what its manifest says. place: as the user named it. files: its
+    records; weights and checkpoints are named in `large` and read by `read`, which checks them
+    again. digest: SHA-256 of bundle.json, and so of everything."""
 
     place: str
     manifest: Mapping[str, Any]
     files: Mapping[str, bytes]
     digest: str
+    large: frozenset[str] = frozenset()
+    read: Callable[[str], bytes] = field(default=lambda name: b"", repr=False, compare=False)
 
 
 def bundle_error(place: str, problem: str) -> UserError:
@@ -67,29 +74,46 @@ def parse_json(data: bytes | str) -> Any:
 # -- writing ------------------------------------------------------------------------------------
 
 
-def write_pack(out: str, files: Mapping[str, bytes], about: Mapping[str, Any]) -> str:
+def write_pack(out: str, files: Mapping[str, Member], about: Mapping[str, Any]) -> str:
     """Writes a bundle and returns its digest. An older bundle at `out` is replaced.
 
     Raises UserError where something else is: a folder with other files in it, another file.
     """
-    manifest = dict(about) | {
-        "format": FORMAT,
+    is_plain = not any(name.endswith(_LARGE) for name in files)
+    stated = dict(about) | {
+        "format": _PLAIN if is_plain else _WITH_WEIGHTS,
         "semantics": SEMANTICS,
-        "files": {
-            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-            for name, data in sorted(files.items())
-        },
     }
-    text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False) + "\n"
-    members = {**dict(sorted(files.items())), MANIFEST: text.encode()}
+    members = _Members(files, stated)
     if out.endswith(".zip"):
         _write_zip(Path(out).expanduser(), members)
     else:
         _write_folder(out, members)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return members.digest
 
 
-def _write_folder(out: str, members: Mapping[str, bytes]) -> None:
+class _Members:
+    """The files of a bundle, one at a time, and at last the manifest, which has their checksums."""
+
+    def __init__(self, files: Mapping[str, Member], about: Mapping[str, Any]) -> None:
+        self.names = frozenset(files)
+        self.digest = ""
+        self._files = files
+        self._about = about
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        stated = {}
+        for name, content in sorted(self._files.items()):
+            data = content if isinstance(content, bytes) else content()
+            stated[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            yield name, data
+        manifest = {**self._about, "files": stated}
+        text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False) + "\n"
+        self.digest = hashlib.sha256(text.encode()).hexdigest()
+        yield MANIFEST, text.encode()
+
+
+def _write_folder(out: str, members: _Members) -> None:
     """The manifest goes first and comes last: a folder without one is no bundle."""
     place = Store(out)
     there = _local_names(place) if place.is_local else []  # a bucket has no folder to look into
@@ -98,9 +122,9 @@ def _write_folder(out: str, members: Mapping[str, bytes]) -> None:
     if there:
         place.delete(MANIFEST)
     for name in there:
-        if _MEMBER.fullmatch(name) and name not in members:
+        if _MEMBER.fullmatch(name) and name not in members.names:
             place.delete(name)
-    for name, data in members.items():
+    for name, data in members:
         place.write_bytes(name, data)
 
 
@@ -110,17 +134,19 @@ def _local_names(place: Store) -> list[str]:
     return [path.name for path in place.root.iterdir()] if place.root.is_dir() else []
 
 
-def _write_zip(out: Path, members: Mapping[str, bytes]) -> None:
+def _write_zip(out: Path, members: _Members) -> None:
     if out.exists() and not zipfile.is_zipfile(out):
         raise UserError(f"{out} is there and is no bundle", "give --out another name")
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in members.items():
-            info = zipfile.ZipInfo(name, _EPOCH)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, data)
-    Store(out.absolute().parent).write_bytes(out.name, buffer.getvalue())
+
+    def fill(stream: BinaryIO) -> None:
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name, data in members:
+                info = zipfile.ZipInfo(name, _EPOCH)
+                info.compress_type = zipfile.ZIP_DEFLATED
+                info.external_attr = 0o644 << 16
+                archive.writestr(info, data)
+
+    Store(out.absolute().parent).write_stream(out.name, fill)
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -131,16 +157,30 @@ def read_pack(place: str) -> Packed:
     read = _zip_reader(place) if _is_zip(place) else _folder_reader(place)
     text = read(MANIFEST)
     manifest = _manifest(place, text)
+    stated = manifest["files"]
+
+    def checked(name: str) -> bytes:
+        data = read(name)
+        there = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        if there != {key: stated[name][key] for key in there}:
+            raise bundle_error(place, f"{name} is damaged: its SHA-256 is not that of {MANIFEST}")
+        return data
+
     files = {}
-    for name, stated in manifest["files"].items():
+    for name in stated:
         if not _MEMBER.fullmatch(name):
             raise bundle_error(place, f"{MANIFEST} names {name!r}, which no bundle has")
-        data = read(name)
-        if len(data) != stated["bytes"] or hashlib.sha256(data).hexdigest() != stated["sha256"]:
-            raise bundle_error(place, f"{name} is damaged: its SHA-256 is not that of {MANIFEST}")
-        files[name] = data
-    digest = hashlib.sha256(text).hexdigest()
-    return Packed(place=place, manifest=manifest, files=files, digest=digest)
+        data = checked(name)
+        if not name.endswith(_LARGE):
+            files[name] = data
+    return Packed(
+        place=place,
+        manifest=manifest,
+        files=files,
+        digest=hashlib.sha256(text).hexdigest(),
+        large=frozenset(stated) - frozenset(files),
+        read=checked,
+    )
 
 
 def _manifest(place: str, text: bytes) -> dict[str, Any]:
@@ -151,9 +191,10 @@ def _manifest(place: str, text: bytes) -> dict[str, Any]:
             stated += [entry["bytes"], entry["sha256"]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise bundle_error(place, f"{MANIFEST} is damaged ({error!r})") from error
-    if manifest["format"] != FORMAT:
+    if manifest["format"] not in (_PLAIN, _WITH_WEIGHTS):
         raise UserError(
-            f"{place}: a bundle of format {manifest['format']}; this version reads {FORMAT}",
+            f"{place}: a bundle of format {manifest['format']}; this version reads {_PLAIN} and "
+            f"{_WITH_WEIGHTS}",
             "use the version of targetsweep that wrote it",
         )
     if manifest["semantics"] != SEMANTICS:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -19,13 +19,18 @@ import pyarrow.parquet as pq
 from dashboards.seals import seal_parquet
 from orchestrator import clock, paths
 from orchestrator.bundle import RunRecord, read_record, unpack
-from orchestrator.bundlefile import Packed, read_pack
+from orchestrator.bundlefile import Packed, bundle_error, read_pack
 from orchestrator.bundlemerge import Merged, merge, merge_plans
+from orchestrator.bundlesnapshots import forms
+from orchestrator.bundleweights import decoded, state_fault, weights_fault
 from orchestrator.damage import refuse_unsealed
 from orchestrator.lease import Lease
 from orchestrator.store import Store
 
 __all__ = ["Imported", "import_bundles"]
+
+_UNKNOWN = {"hardware": "not recorded"}
+"""Of a run that is not complete: results say it."""
 
 _THREADS = 16
 """Each file waits for the disk twice."""
@@ -50,6 +55,8 @@ def import_bundles(store: Store, places: Sequence[str]) -> list[Imported]:
     refuse_unsealed(store)
     bundles = [read_pack(place) for place in places]
     contents = [unpack(packed) for packed in bundles]
+    for packed, (records, _) in zip(bundles, contents, strict=True):
+        _check_large(packed, records)
     with Lease(store, "targetsweep store import"):
         return [
             _import(store, packed, *content)
@@ -57,28 +64,99 @@ def import_bundles(store: Store, places: Sequence[str]) -> list[Imported]:
         ]
 
 
+def _check_large(packed: Packed, records: Sequence[RunRecord]) -> None:
+    """UserError unless weights and checkpoints are those that the records speak of."""
+
+    def read(name: str) -> bytes:
+        if name not in packed.large:
+            raise bundle_error(packed.place, f"it has no {name}")
+        return packed.read(name)
+
+    for record in records:
+        faults = [weights_fault(record, preset, read) for preset in record.weights]
+        faults += [state_fault(record, read)] if record.state else []
+        for fault in filter(None, faults):
+            raise bundle_error(packed.place, f"{record.name}: {fault}")
+
+
 def _import(
     store: Store, packed: Packed, records: Sequence[RunRecord], plans: dict[str, dict[str, Any]]
 ) -> Imported:
     done = Imported(packed.place, packed.digest)
     there = set(store.list(paths.runs_dir()))
+    kin = _kin(store, records)
 
     def one(record: RunRecord) -> Merged:
         ours = read_record(store, record.name) if record.name in there else None
-        merged = merge(ours, record)
+        merged = merge(ours, record, kin)
         if merged.action in ("new", "grown"):
             _write(store, ours, merged, record, packed)
         return merged
 
+    teachers = [record for record in records if record.kind == "teacher"]
+    others = [record for record in records if record.kind != "teacher"]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for record, merged in zip(records, pool.map(one, records), strict=True):
-            done.runs[merged.action] += 1
-            if merged.reason:
-                done.conflicts.append(f"{record.name} ({record.label}): {merged.reason}")
+        _count(done, teachers, pool.map(one, teachers))
+        fitting = _that_go_on(store, others, done)  # once it is known what teachers there are
+        _count(done, fitting, pool.map(one, fitting))
     done.notes += _other_teachers(store, records)
     for name, theirs in sorted(plans.items()):
         done.notes += _import_plan(store, name, theirs)
     return done
+
+
+def _count(done: Imported, records: Sequence[RunRecord], found: Iterable[Merged]) -> None:
+    for record, merged in zip(records, found, strict=True):
+        done.runs[merged.action] += 1
+        if merged.reason:
+            done.conflicts.append(f"{record.name} ({record.label}): {merged.reason}")
+
+
+def _that_go_on(store: Store, records: Sequence[RunRecord], done: Imported) -> list[RunRecord]:
+    """Without checkpoints of students that would go on here with another teacher than they began
+    with, or with one that is yet to be trained: no row would say so. Of a student that is not
+    complete nothing is left then."""
+    kept, count = [], 0
+    for record in records:
+        if record.state is not None and not _same_teacher(store, record):
+            count += 1
+            if record.result is None:
+                continue
+            record = replace(record, state=None)
+        kept.append(record)
+    if count:
+        done.notes.append(
+            f"{count} checkpoints were left out: this store does not have the snapshots that their "
+            "students learnt from (store export --teachers brings them), or has other weights"
+        )
+    return kept
+
+
+def _same_teacher(store: Store, record: RunRecord) -> bool:
+    assert record.state is not None
+    teacher = record.spec.get("teacher")
+    if not teacher:
+        return True
+    name = paths.run_name("teacher", teacher["key"])
+    preset = float(teacher["accuracy"])
+    snapshot = store.read_json(paths.snapshot_json(name, preset)) or {}
+    is_same = snapshot.get("digest") == record.state["teacher_digest"]
+    return is_same and store.exists(paths.snapshot_weights(name, preset))
+
+
+def _kin(store: Store, records: Sequence[RunRecord]) -> dict[str, str]:
+    """The original's digest by each form's, of the bundle's teachers as either side knows them."""
+    kin: dict[str, str] = {}
+    for record in records:
+        if record.kind != "teacher":
+            continue
+        ours = read_record(store, record.name)
+        for one in (record, *([ours] if ours else [])):
+            for preset, snapshot in one.snapshots.items():
+                arriving = one.weights.get(preset, {}).get("digest")
+                known = {*forms(snapshot), *([arriving] if arriving else [])}
+                kin |= {digest: snapshot.get("of", snapshot["digest"]) for digest in known}
+    return kin
 
 
 def _write(
@@ -94,13 +172,31 @@ def _write(
         buffer = io.BytesIO()
         pq.write_table(record.table.replace_schema_metadata(), buffer, compression="zstd")
         store.write_bytes(paths.metrics(name), seal_parquet(buffer.getvalue()))
-    for preset, content in record.snapshots.items():
-        if ours is None or preset not in ours.snapshots:
-            store.write_json(paths.snapshot_json(name, float(preset)), dict(content))
+    _write_snapshots(store, ours, record, packed)
+    if record.state is not None and "file" in record.state:
+        rel = paths.checkpoint(name, paths.step_name(int(record.state["step"])))
+        store.write_bytes(rel, packed.read(record.state["file"]))
     _remember(store, merged, theirs, packed)
     if record.result is not None:
         store.write_json(paths.result(name), dict(record.result))
         store.delete(paths.failure(name))
+
+
+def _write_snapshots(
+    store: Store, ours: RunRecord | None, record: RunRecord, packed: Packed
+) -> None:
+    """A record that is to speak of other weights goes first: at no moment do the two not fit."""
+    for preset, content in record.snapshots.items():
+        rel = paths.snapshot_json(record.name, float(preset))
+        before = ours.snapshots.get(preset) if ours else None
+        arriving = record.weights.get(preset, {})
+        if "file" in arriving:
+            if before is not None and before != content:
+                store.delete(rel)
+            data = decoded(packed.read(arriving["file"]), arriving["dtype"])
+            store.write_bytes(paths.snapshot_weights(record.name, float(preset)), data)
+        if before != content:
+            store.write_json(rel, dict(content))
 
 
 def _remember(store: Store, merged: Merged, theirs: RunRecord, packed: Packed) -> None:
@@ -114,7 +210,7 @@ def _remember(store: Store, merged: Merged, theirs: RunRecord, packed: Packed) -
         "imported": clock.now_utc().isoformat(timespec="seconds"),
         "brought": merged.action,
         "horizon": (theirs.result or {}).get("horizon"),
-        "environment": dict(theirs.environment),
+        "environment": dict(theirs.environment) or _UNKNOWN,
     }
     others = [one for one in before if one.get("bundle") != packed.digest]
     store.write_json(rel, {"bundles": [*others, entry]})
@@ -122,8 +218,8 @@ def _remember(store: Store, merged: Merged, theirs: RunRecord, packed: Packed) -
 
 def _other_teachers(store: Store, records: Sequence[RunRecord]) -> list[str]:
     """Students of the bundle that learnt from other weights than the store's snapshot now is."""
-    digests: dict[str, Any] = {}
-    strangers = 0
+    snapshots: dict[str, Mapping[str, Any]] = {}
+    strangers, others = 0, 0
     for record in records:
         teacher = record.spec.get("teacher")
         digest = (record.result or {}).get("teacher_digest")
@@ -131,15 +227,23 @@ def _other_teachers(store: Store, records: Sequence[RunRecord]) -> list[str]:
             continue
         name = paths.run_name("teacher", teacher["key"])
         rel = paths.snapshot_json(name, float(teacher["accuracy"]))
-        if rel not in digests:
-            digests[rel] = (store.read_json(rel) or {}).get("digest")
-        strangers += digests[rel] not in (None, digest)
-    if not strangers:
-        return []
-    return [
-        f"{strangers} students learnt from snapshots that differ from this store's of the same "
-        "name (trained on other hardware); their results name the digest"
-    ]
+        if rel not in snapshots:
+            snapshots[rel] = store.read_json(rel) or {}
+        if snapshots[rel].get("digest") not in (None, digest):
+            is_kin = digest in forms(snapshots[rel])
+            strangers, others = strangers + (not is_kin), others + is_kin
+    notes = []
+    if strangers:
+        notes.append(
+            f"{strangers} students learnt from snapshots that differ from this store's of the same "
+            "name (trained on other hardware); their results name the digest"
+        )
+    if others:
+        notes.append(
+            f"{others} students learnt from the other form (original or 16-bit copy) of snapshots "
+            "of this store; their results name the digest, and tables over both say so"
+        )
+    return notes
 
 
 def _import_plan(store: Store, name: str, theirs: dict[str, Any]) -> list[str]:

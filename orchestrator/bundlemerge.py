@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.bundle import RunRecord
+from orchestrator.bundlesnapshots import as_copy, disagreement, joined
 from orchestrator.records import differing_column
+from orchestrator.units import ARTEFACTS
 
 __all__ = ["Merged", "merge", "merge_plans"]
 
@@ -31,28 +33,62 @@ class Merged:
     reason: str = ""
 
 
-def merge(ours: RunRecord | None, theirs: RunRecord) -> Merged:
-    """ours: what the store has of the run that `theirs` records, if anything."""
+def merge(
+    ours: RunRecord | None, theirs: RunRecord, kin: Mapping[str, str] | None = None
+) -> Merged:
+    """ours: what the store has of the run that `theirs` records, if anything. kin: the original's
+    digest by that of a copy, of the teachers that either knows. The merged record names in
+    `weights` and `state` what the run has then: entries with a file are the bundle's."""
     if ours is None:
-        return Merged(action="new", record=theirs)
-    reason = _disagreement(ours, theirs)
+        return Merged(action="new", record=replace(theirs, snapshots=_snapshots(None, theirs)))
+    reason = _disagreement(ours, theirs, kin or {})
     if reason:
         return Merged(action="conflict", record=ours, reason=reason)
     record = replace(
         ours,
         request=_request(ours, theirs),
         result=_result(ours, theirs),
-        snapshots={**theirs.snapshots, **ours.snapshots},
+        snapshots=_snapshots(ours, theirs),
         table=_union(ours.table, theirs.table),
+        weights={**theirs.weights, **ours.weights},
+        state=_state(ours, theirs),
     )
     return Merged(action="grown" if _adds(ours, record) else "same", record=record)
+
+
+def _snapshots(ours: RunRecord | None, theirs: RunRecord) -> dict[str, dict[str, Any]]:
+    """A snapshot that is a record alone becomes that of the weights that arrive for it; one whose
+    weights are here stays, since students learn from them, and knows of the other form."""
+    snapshots: dict[str, dict[str, Any]] = {}
+    for preset in {**theirs.snapshots, **(ours.snapshots if ours else {})}:
+        here = ours.snapshots.get(preset) if ours else None
+        there = theirs.snapshots.get(preset)
+        record = joined(here, there) if here and there else dict(here or there or {})
+        arriving = theirs.weights.get(preset)
+        if arriving and arriving["digest"] != record["digest"]:
+            form = theirs.snapshots[preset]
+            if form["digest"] != arriving["digest"]:
+                form = as_copy(form, arriving["digest"], arriving["accuracy"])
+            stays = ours is not None and preset in ours.weights
+            record = joined(record, form) if stays else joined(form, record)
+        snapshots[preset] = record
+    return snapshots
+
+
+def _state(ours: RunRecord, theirs: RunRecord) -> Mapping[str, Any] | None:
+    """The later one."""
+    if ours.state is None or theirs.state is None:
+        return ours.state or theirs.state
+    return theirs.state if theirs.state["step"] > ours.state["step"] else ours.state
 
 
 def _adds(ours: RunRecord, record: RunRecord) -> bool:
     """Whether the record knows more of the run; who executed it is no knowledge of it."""
     return (
         _steps(record.table) != _steps(ours.table)
-        or record.snapshots.keys() != ours.snapshots.keys()
+        or record.snapshots != ours.snapshots
+        or record.weights.keys() != ours.weights.keys()
+        or record.state != ours.state
         or _reach(record) > _reach(ours)
         or (record.result or {}).get("presets") != (ours.result or {}).get("presets")
     )
@@ -61,19 +97,19 @@ def _adds(ours: RunRecord, record: RunRecord) -> bool:
 # -- do they agree ------------------------------------------------------------------------------
 
 
-def _disagreement(ours: RunRecord, theirs: RunRecord) -> str:
+def _disagreement(ours: RunRecord, theirs: RunRecord, kin: Mapping[str, str]) -> str:
     """Empty when nothing speaks against the two being records of one trajectory."""
     reason = _rows_disagreement(ours.table, theirs.table) or _rule_disagreement(ours, theirs)
     if reason:
         return reason
     here, there = ((record.result or {}).get("teacher_digest") for record in (ours, theirs))
-    if here and there and here != there:
+    is_other = here and there and kin.get(here, here) != kin.get(there, there)
+    if is_other or (here != there and here and there and ours.kind not in ARTEFACTS):
         return f"it learnt from another snapshot: here {here[:16]}, there {there[:16]}"
     for preset in sorted(ours.snapshots.keys() & theirs.snapshots.keys()):
-        for field in ("step", "accuracy", "alpha", "digest"):
-            here, there = (record.snapshots[preset][field] for record in (ours, theirs))
-            if here != there:
-                return f"{field} of snapshot {preset}: here {here}, there {there}"
+        if differs := disagreement(ours.snapshots[preset], theirs.snapshots[preset]):
+            field, _, values = differs.partition(": ")
+            return f"{field} of snapshot {preset}: {values}"
     return ""
 
 

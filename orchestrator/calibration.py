@@ -11,13 +11,13 @@ import dataclasses
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from orchestrator import clock
+from orchestrator.environment import cpu_name
 from orchestrator.estimate import group_of
 from orchestrator.rates import EVALUATION, Group, Rate, Rates
 from orchestrator.units import Unit
@@ -221,17 +221,9 @@ def _about(runtime: Runtime, steps: int) -> dict[str, str]:
     on_gpu = runtime.device == "cuda"
     device = torch.cuda.get_device_name() if on_gpu else platform.processor() or "CPU"
     return {
-        "device": device if on_gpu else f"{_cpu_name() or device}, 1 thread",
+        "device": device if on_gpu else f"{cpu_name() or device}, 1 thread",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": clock.now_utc().date().isoformat(),
         "method": f"up to {steps} steps each on random images, evaluation apart",
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")

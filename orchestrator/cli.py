@@ -198,11 +198,18 @@ def report(
     store: StoreOption = DEFAULT_STORE,
     scale: ScaleOption = None,
     out: Annotated[str | None, typer.Option(help="another folder for the report")] = None,
+    hardware: Annotated[
+        str,
+        typer.Option(help="only runs made on it: a name as the report has it, or 'NVIDIA H*'"),
+    ] = "",
+    precision: Annotated[str, typer.Option(help="only runs in it: fp32 or bf16")] = "",
 ) -> None:
     """Writes tables and figures from the store alone, complete or not."""
     from orchestrator.status import report_sweeps
 
-    report_sweeps(screen(), Store(store), sweeps or [], out, scale)
+    report_sweeps(
+        screen(), Store(store), sweeps or [], out, scale, hardware=hardware, precision=precision
+    )
 
 
 @app.command()

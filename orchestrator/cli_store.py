@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli_options import DEFAULT_STORE, StoreOption, screen
+from orchestrator.errors import UserError
 from orchestrator.store import Store
 
 __all__ = ["data_app", "store_app"]
@@ -79,11 +80,46 @@ def export_(
         list[str] | None, typer.Option(help="name; may be repeated; default: all")
     ] = None,
     store: StoreOption = DEFAULT_STORE,
+    teachers: Annotated[
+        bool, typer.Option("--teachers", help="with the snapshots that its students learn from")
+    ] = False,
+    max_teacher_mb: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="of one snapshot; what is larger goes as a copy in 16-bit floats, or not; "
+            "default 25",
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="with each run's last state, to go on elsewhere")
+    ] = False,
+    max_checkpoint_mb: Annotated[
+        float | None, typer.Option(min=0.0, help="of one state; larger ones stay; default 200")
+    ] = None,
+    note: Annotated[
+        str, typer.Option(help="how the runs were made, for docs/results.md: the command, the day")
+    ] = "",
 ) -> None:
-    """Writes what was measured, without weights, with checksums: results for other machines."""
+    """Writes what was measured, with checksums: results for other machines. No weights but where
+    asked."""
+    from orchestrator.bundleweights import MAX_CHECKPOINT_MB, MAX_TEACHER_MB, Limits
     from orchestrator.storecommands import export_store
 
-    export_store(screen(), Store(store), out, sweep or [])
+    limits = Limits(
+        teacher_mb=_limit(teachers, "teachers", max_teacher_mb, MAX_TEACHER_MB),
+        checkpoint_mb=_limit(checkpoints, "checkpoints", max_checkpoint_mb, MAX_CHECKPOINT_MB),
+    )
+    export_store(screen(), Store(store), out, sweep or [], limits, note)
+
+
+def _limit(is_asked: bool, name: str, limit_mb: float | None, default_mb: float) -> float | None:
+    if limit_mb is not None and not is_asked:
+        option = f"--max-{name.removesuffix('s')}-mb"
+        raise UserError(f"{option} {limit_mb:g} has nothing to limit", f"give --{name} too")
+    if not is_asked:
+        return None
+    return default_mb if limit_mb is None else limit_mb
 
 
 @store_app.command(name="import")

@@ -5,13 +5,25 @@ from __future__ import annotations
 import os
 import platform
 import socket
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainers.distributed import World
 
-__all__ = ["environment"]
+__all__ = ["cpu_name", "environment"]
+
+
+@cache
+def cpu_name() -> str:
+    """The CPU's model, as Linux tells it; empty where nothing does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
 
 
 def environment(device: str, precision: str) -> dict[str, Any]:
@@ -21,7 +33,9 @@ def environment(device: str, precision: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device,
-        "hardware": torch.cuda.get_device_name(device) if is_gpu else platform.machine(),
+        "hardware": torch.cuda.get_device_name(device)
+        if is_gpu
+        else cpu_name() or platform.machine(),
         "cpus": os.cpu_count(),
         "hostname": socket.gethostname(),
         "workers": World.current().size,

@@ -175,11 +175,20 @@ def _json(store: Store, rel: str, damaged: list[DamagedFileError]) -> dict[str, 
 
 
 def report_sweeps(
-    console: Console, store: Store, names: Sequence[str], out: str | None, scale: str | None = None
+    console: Console,
+    store: Store,
+    names: Sequence[str],
+    out: str | None,
+    scale: str | None = None,
+    *,
+    hardware: str = "",
+    precision: str = "",
 ) -> None:
     """Reports of the named sweeps (all, when none is). out: for one sweep, its folder. scale: a
-    scale file; the reports are then those of the sweeps' pilots."""
+    scale file; the reports are then those of the sweeps' pilots. hardware, precision: of which runs
+    alone; of all sweeps, those that have some."""
     from dashboards.report import write_report
+    from dashboards.restriction import NothingLeftError, Restriction
     from orchestrator.publishing import publish
 
     known = sweep_names(store)
@@ -187,18 +196,32 @@ def report_sweeps(
         suffix = f"-{load_scale(scale).name}"
         names = [name.removesuffix(suffix) + suffix for name in names]
         known = [name for name in known if name.endswith(suffix)] or known
+    restriction = Restriction(hardware=hardware, precision=precision)
+    if restriction and out is None:
+        raise UserError(
+            f"a report of {restriction.text} alone does not replace the sweep's own", "give --out"
+        )
+    nothing: list[NothingLeftError] = []
     for name in names or known:
         if name not in known:
             raise UserError(f"the store has no sweep {name!r}", f"it has {', '.join(known)}")
         if out is None:
             publish(name, store, console)
             continue
+        folder = Path(out) / name if len(names) != 1 else out
         try:
             with store_errors("write", f"the report of {name}"):
-                report = write_report(store.uri, name, Path(out) / name if len(names) != 1 else out)
+                report = write_report(store.uri, name, folder, restriction)
+        except NothingLeftError as error:
+            nothing.append(error)
+            continue
         except ReportError as error:
-            raise UserError(str(error)) from error
+            raise UserError(error.problem, error.remedy) from error
         console.print(f"report: {report.index}", soft_wrap=True)
+    if nothing and (names or len(nothing) == len(known)):
+        raise UserError(nothing[0].problem, nothing[0].remedy)
+    for error in nothing:
+        console.print(f"note: {error.problem}", style="yellow", soft_wrap=True, markup=False)
 
 
 def sync_store(console: Console, store: Store, uri: str | None) -> None:

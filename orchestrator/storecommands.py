@@ -8,6 +8,7 @@ from rich.console import Console
 
 from orchestrator.bundleexport import export_bundle
 from orchestrator.bundleimport import Imported, import_bundles
+from orchestrator.bundleweights import Limits
 from orchestrator.errors import TargetsweepError
 from orchestrator.node_cache import NodeCache
 from orchestrator.store import Store
@@ -21,11 +22,19 @@ class ConflictsError(TargetsweepError):
     """Some runs of a bundle say other numbers than the store; those were left as they were."""
 
 
-def export_store(console: Console, store: Store, out: str, asked: Sequence[str]) -> None:
-    done = export_bundle(store, out, asked)
+def export_store(
+    console: Console, store: Store, out: str, asked: Sequence[str], limits: Limits, note: str
+) -> None:
+    done = export_bundle(store, out, asked, limits, note)
     runs = ", ".join(f"{count:,} {kind}" for kind, count in done.runs.items())
     sweeps = ", ".join(done.sweeps)
     console.print(f"{out} ({done.digest[:16]}): runs: {runs}; sweeps: {sweeps}", soft_wrap=True)
+    if limits.teacher_mb is not None:
+        console.print(f"weights of {done.weights:,} teacher snapshots go along")
+    if limits.checkpoint_mb is not None:
+        console.print(f"checkpoints of {done.checkpoints:,} runs go along")
+    for line in done.unfit:
+        console.print(f"left out: {line}", style="yellow", soft_wrap=True, markup=False)
     if done.left_out:
         console.print(f"{done.left_out:,} runs are not complete and were left out")
     for name in done.damaged:
