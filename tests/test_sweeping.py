@@ -44,7 +44,6 @@ class Recorder(list[str]):
 def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[HungTracker]:
     tracker = HungTracker(Store("unused"), None)
     monkeypatch.setattr(sweeping, "Tracker", lambda store, uri: tracker)
-    monkeypatch.setattr(sweeping, "_CLOSE_S", 0.01)
     yield tracker
     tracker.release.set()
 
@@ -70,14 +69,14 @@ def test_a_writer_that_hangs_keeps_mlflow_to_itself(hung: HungTracker, tmp_path:
     tracking = sweeping._Tracking(Store(tmp_path), None, warnings.append)
     tracking.changed(unit)
     assert hung.entered.wait(60)
-    assert not tracking.close()
+    assert not tracking.close(0.01)
     assert "targetsweep sync" in warnings[0]
 
 
 def test_a_writer_that_is_done_leaves_it(hung: HungTracker, tmp_path: Path) -> None:
     hung.release.set()
     tracking = sweeping._Tracking(Store(tmp_path), None, lambda text: None)
-    assert tracking.close()
+    assert tracking.close(0.01)
 
 
 def test_the_end_beside_a_hanging_writer(touched: Recorder, tmp_path: Path) -> None:
