@@ -92,8 +92,8 @@ def write_report(
     files["report.md"] = render_markdown(page, judgements).encode()
     files["index.html"] = render_html(page).encode()
     sources = _sources(loaded, sections, judgements)
-    about = provenance(loaded, store, sorted(files), sources, ids, scoring)
-    _publish(Store.open(root), files, about)
+    origins = provenance(loaded, store, sorted(files), sources, ids, scoring)
+    _publish(Store.open(root), files, origins)
     shown = [section for own in sections.values() for section in own]
     return ReportPaths(
         root=root,

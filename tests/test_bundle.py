@@ -127,7 +127,7 @@ def test_an_interrupted_import_is_finished_by_the_next(whole: str, store: Store)
 def test_no_weights_no_paths_no_names_of_machines(finished: Store, whole: str) -> None:
     for file in Path(whole).iterdir():
         data = file.read_bytes()
-        for secret in (socket.gethostname(), str(finished.root), '"attempt"', "/tmp"):
+        for secret in (f'"{socket.gethostname()}"', str(finished.root), '"attempt"', "/tmp"):
             assert secret.encode() not in data, (file.name, secret)
     (entry,) = {one["hostname"] for one in read_pack(whole).manifest["hardware"]}
     assert entry == machine_name(socket.gethostname()) == machine_name(entry)

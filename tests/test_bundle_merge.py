@@ -58,7 +58,7 @@ def steps_of(one: RunRecord) -> list[int]:
 
 def test_a_run_that_is_not_here_is_new() -> None:
     theirs = record(10, 20)
-    assert merge(None, theirs).record is theirs
+    assert merge(None, theirs).record == theirs
     assert merge(None, theirs).action == "new"
 
 
