@@ -107,7 +107,9 @@ def _contribution(packed: Packed, machine: Mapping[str, Any]) -> list[str]:
 
 def _section(reports: Mapping[str, ReportPaths]) -> str:
     """Sweeps with a number; of the others, their names."""
-    parts, empty = [], []
+    parts: list[str] = []
+    empty: list[str] = []
+    claims: set[str] = set()
     for name, report in reports.items():
         if not report.filled:
             empty.append(name)

@@ -18,6 +18,9 @@ __all__ = ["Verdict", "judge"]
 _SLACK_S = 2.0
 """Beside the interval: the step under way and the writing of the checkpoint, on a busy machine."""
 
+_STAYS = ("job.json", "overheads.json")
+"""What a driver leaves under control/ for the next one to read."""
+
 
 @dataclass
 class Verdict:
@@ -139,7 +142,7 @@ def _leftovers(scene: Scene, verdict: Verdict) -> None:
     if holder(store) is not None:
         verdict.left_behind.append("the lease")
     control = store.list("control")
-    verdict.left_behind += [f"control/{name}" for name in control if name != "job.json"]
+    verdict.left_behind += [f"control/{name}" for name in control if name not in _STAYS]
     hidden = {file.name for file in store.root.iterdir() if file.name.startswith(".")}
     verdict.left_behind += sorted(hidden - {".lease.lock"})
     verdict.left_behind += [file.name for file in store.root.rglob(".ts-*")]
