@@ -115,10 +115,13 @@ def _section(reports: Mapping[str, ReportPaths]) -> str:
             empty.append(name)
             continue
         cells = f"{report.filled:,} of {report.planned:,} cells measured"
-        # A group's tables are its sweeps', which stand here by themselves.
+        # A group's tables are its sweeps', which stand here by themselves; groups share claims.
         tables = [
             text.strip() for title, text in report.tables if not report.summary or title == CLAIMS
         ]
+        if report.summary and claims.issuperset(tables):
+            continue
+        claims.update(tables)
         parts.append("\n\n".join([f"### `{name}`: {cells}", *map(_lower, tables)]) + "\n")
     if empty:
         parts.append(f"Planned and not measured: {', '.join(empty)}.\n")
@@ -126,5 +129,9 @@ def _section(reports: Mapping[str, ReportPaths]) -> str:
 
 
 def _lower(markdown: str) -> str:
-    """A table's heading a level below its sweep's."""
-    return f"#{markdown}" if markdown.startswith("### ") else markdown
+    """Headings below their sweep's, which is of the third level."""
+    first = len(markdown) - len(markdown.lstrip("#"))
+    down = "#" * max(0, 4 - first) if first else ""
+    return "\n".join(
+        f"{down}{line}" if line.startswith("#") else line for line in markdown.split("\n")
+    )
