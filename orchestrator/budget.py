@@ -92,12 +92,14 @@ def reserve_s(total_s: float, measured_s: float | None) -> float:
 @dataclass(frozen=True, kw_only=True)
 class Limit:
     """total_s: the whole budget. end_s: when it is over, on a clock that never jumps. reserve_s:
-    `reserve_s`. said: whose limit it is, for the screen."""
+    `reserve_s`. said: whose limit it is, for the screen. began_s: when the command began to get
+    ready, on the same clock."""
 
     total_s: float
     end_s: float
     reserve_s: float = _LEAST_RESERVE_S
     said: str = "--budget"
+    began_s: float = 0.0
 
     @property
     def stop_at(self) -> float:
@@ -113,10 +115,11 @@ class Limit:
         not reserved."""
         return min(_USEFUL_S, 0.5 * max(0.0, self.total_s - self.reserve_s))
 
-    def on_a_machine_as_slow(self, started_s: float) -> Limit:
-        """The same limit where Ray took so long to start, which is some seconds where nothing else
-        runs: the end, which is about as much work, gets twice that at least."""
-        slow = max(self.reserve_s, min(2 * started_s, 0.5 * self.total_s))
+    def ready(self, now: float) -> Limit:
+        """The same limit, once Ray is there and the first run can begin. Getting ready (libraries,
+        plan, Ray) is about as much work as the end (trials, reports, MLflow), some ten seconds each
+        on a machine that does nothing else: so the end gets as long at least."""
+        slow = max(self.reserve_s, min(now - self.began_s, 0.5 * self.total_s))
         return replace(self, reserve_s=slow)
 
     def chance(self, now: float, start_up_s: float, needed_s: float | None, saves: bool) -> Chance:

@@ -221,6 +221,11 @@ class Conductor:
             return True
 
     @property
+    def is_spent(self) -> bool:
+        """Whether the time limit, and nobody else, stopped it."""
+        return self._timebox is not None and self._timebox.spent
+
+    @property
     def must_leave(self) -> bool:
         """Whether the time limit leaves no more time to wait for trials."""
         return self._timebox is not None and self._timebox.must_leave(self._clock())

@@ -110,7 +110,6 @@ def drive(
     forget_others(store, driver)
     check_options(options)
     is_shared = options.ray_address is not None
-    began = time.monotonic()
     with (
         beginning() as check_interrupted,
         connect(options.ray_address, _local_slots(options)),
@@ -130,8 +129,7 @@ def drive(
         )
         timebox = None
         if limit is not None:
-            slow = limit.on_a_machine_as_slow(time.monotonic() - began)
-            timebox = _timebox(slow, plan, store)
+            timebox = _timebox(limit.ready(time.monotonic()), plan, store)
         conductor = Conductor(
             ledger,
             store,
@@ -358,8 +356,9 @@ def _scratch(store: Store) -> Iterator[tuple[str, str]]:
 
 
 def _stop_asked(conductor: Conductor, progress: Progress, interrupted: list[int]) -> None:
-    """`targetsweep stop`, from this machine or another one: as the first Ctrl-C."""
-    if not interrupted:
+    """`targetsweep stop`, from this machine or another one: as the first Ctrl-C. The flag of a time
+    limit that is over is this driver's own."""
+    if not interrupted and not conductor.is_spent:
         interrupted.append(signal.SIGINT)
         progress.stopping = True
         progress.warned("asked to stop; running trials save a checkpoint")

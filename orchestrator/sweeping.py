@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
@@ -85,8 +85,11 @@ def run_sweeps(
         ):
             store.sweep_temporaries()
             note_job(store)
+            preparing = time.monotonic()
             if _prepare(sweeps, infos, locations, store, console):
                 sweeps, infos, locations = read_asked(asked, store)
+            if limit is not None:  # images tell nothing of how long a report takes
+                limit = replace(limit, began_s=limit.began_s + time.monotonic() - preparing)
             driving = _Driving(store, options, console, tracking_uri, lease, metrics, limit, watch)
             mender = Mender(store, console)
             mender.plans(sweep.name for sweep in sweeps)
@@ -234,6 +237,8 @@ class _Driving:
             )
         finally:
             self.is_free = tracking is not None and tracking.close(_patience_s(self.limit))
+        if self.limit is not None:  # getting ready for the students begins here
+            self.limit = replace(self.limit, began_s=time.monotonic())
         if lost.is_set():
             raise StoreInUseError(
                 f"{store.uri} was taken over by {holder(store) or 'another driver'}"

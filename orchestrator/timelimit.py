@@ -23,11 +23,12 @@ def time_limit(
     Slurm's limit. ask: what squeue says of a job (`ask_squeue`). Raises UserError for a budget that
     is no duration."""
     now = time.monotonic()
+    began = now - clock.process_age_s()
     if budget is not None:
         seconds = parse_budget(budget)
         if seconds is None:
             return None
-        end_s, said = now - clock.process_age_s() + seconds, f"--budget {budget}"
+        end_s, said = began + seconds, f"--budget {budget}"
     else:
         left_s = slurm_left_s(environment, ask or ask_squeue)
         if left_s is None:
@@ -35,7 +36,7 @@ def time_limit(
         seconds, end_s = left_s, now + left_s
         said = f"Slurm job {environment['SLURM_JOB_ID']}"
     reserve = reserve_s(seconds, overheads.ending_s)
-    return Limit(total_s=seconds, end_s=end_s, reserve_s=reserve, said=said)
+    return Limit(total_s=seconds, end_s=end_s, reserve_s=reserve, said=said, began_s=began)
 
 
 def slurm_left_s(environment: Mapping[str, str], ask: Callable[[str], str]) -> float | None:

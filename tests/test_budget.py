@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,9 +120,10 @@ def test_the_reserve_is_what_the_end_took_before_and_half_as_much_again() -> Non
 
 
 def test_a_slow_start_keeps_more_for_the_end() -> None:
-    assert HOUR.on_a_machine_as_slow(8.0) == HOUR
-    assert HOUR.on_a_machine_as_slow(70.0).stop_at == 3460
-    assert HOUR.on_a_machine_as_slow(7000.0).stop_at == 1800
+    assert HOUR.ready(60.0) == HOUR
+    assert HOUR.ready(140.0).stop_at == 3460
+    assert HOUR.ready(3000.0).stop_at == 1800
+    assert replace(HOUR, began_s=2940.0).ready(3000.0).stop_at == 3500
 
 
 def test_overheads_are_kept_in_the_store_beside_each_other(tmp_path: Path) -> None:

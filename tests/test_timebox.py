@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from orchestrator import paths
 from orchestrator.admission import Capacity, Shape
 from orchestrator.budget import Limit
 from orchestrator.conclusion import BudgetSpentError, conclude
 from orchestrator.conductor import Conductor
-from orchestrator.driver import Outcome
+from orchestrator.driver import Outcome, _stop_asked
 from orchestrator.estimate import Pace
 from orchestrator.ledger import Ledger, State
 from orchestrator.pacing import Pacing
 from orchestrator.plan import Plan
+from orchestrator.progress import Progress
 from orchestrator.rates import Rates
+from orchestrator.stopping import ask_to_stop, watching
 from orchestrator.store import Store
 from orchestrator.timebox import Timebox
 from orchestrator.units import Unit
@@ -167,6 +173,33 @@ def test_a_trial_that_does_not_stop_is_left(plan: Plan, store: Store) -> None:
     box.clock.now = box.limit.leave_at
     assert box.conductor.must_leave
     assert box.conductor.next_trial() is None
+
+
+def test_the_flag_of_the_limit_is_nobodys_interruption(plan: Plan, store: Store) -> None:
+    """The driver looks for flags too, and finds its own."""
+    box, interrupted = Box(plan, store, total_s=110.0), list[int]()
+    progress = Progress(Console(file=io.StringIO()), done_before=0)
+    asked = partial(_stop_asked, box.conductor, progress, interrupted)
+    assert box.conductor.next_trial() is not None
+    box.clock.now = 90.0
+    assert box.conductor.heed_limit()
+    with watching(store, SETTINGS.driver, asked):
+        pass
+    assert (interrupted, box.conductor.is_spent) == ([], True)
+
+
+def test_a_person_who_stops_it_first_is_heard(plan: Plan, store: Store) -> None:
+    box, interrupted = Box(plan, store, total_s=110.0), list[int]()
+    progress = Progress(Console(file=io.StringIO()), done_before=0)
+    asked = partial(_stop_asked, box.conductor, progress, interrupted)
+    assert box.conductor.next_trial() is not None
+    ask_to_stop(store, SETTINGS.driver)
+    with watching(store, SETTINGS.driver, asked):
+        pass
+    assert interrupted == [signal.SIGINT]
+    box.clock.now = 90.0
+    assert not box.conductor.heed_limit()
+    assert not box.conductor.is_spent
 
 
 def test_the_last_lines_say_what_is_left_and_how_to_go_on(plan: Plan, store: Store) -> None:
