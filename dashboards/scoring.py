@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from statistics import median
 from typing import Any
 
 from dashboards.groups import Loaded
+from dashboards.results import Point
 from dashboards.store import Store
 
 __all__ = ["scoring_costs"]
@@ -15,8 +17,8 @@ __all__ = ["scoring_costs"]
 def scoring_costs(store: str, loaded: Loaded) -> list[dict[str, Any]]:
     """A record for each file of scores behind the report's runs, by name: `scores`, `method`,
     `wall_time_s` of scoring, `scorer` (who scores; None for random), `students` that select by it
-    and are complete, and the median seconds of those, `student_s`, and of the complete students of
-    the same sweeps that do not select, `plain_student_s`; `share`: scoring over the former. What a
+    and are complete, and the median seconds of those, `student_s`, and of complete students that
+    differ in their selection alone, `plain_student_s`; `share`: scoring over the former. What a
     number needs and the store lacks makes it None. Seconds are those of the last attempts, of
     whatever machine, beside whatever else it did."""
     behind, plain = _students(loaded)
@@ -30,27 +32,39 @@ def scoring_costs(store: str, loaded: Loaded) -> list[dict[str, Any]]:
             found.get(f"runs/{name}/run.json", {}),
             found.get(f"runs/{name}/result.json", {}),
             _seconds(loaded, behind[name]),
-            _seconds(loaded, plain),
+            _seconds(loaded, plain[name]),
         )
         for name in sorted(behind)
     ]
 
 
-def _students(loaded: Loaded) -> tuple[dict[str, set[str]], set[str]]:
-    """Runs by the scores they select by, and the other runs of sweeps in which some do."""
+def _students(loaded: Loaded) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """Runs by the scores they select by, and, by scores, the runs that differ from those in their
+    selection (and perhaps their seed) alone."""
     behind: dict[str, set[str]] = defaultdict(set)
-    plain: set[str] = set()
+    kinds: dict[str, set[str]] = defaultdict(set)
+    plain: dict[str, set[str]] = defaultdict(set)
     for results in loaded.sweeps.values():
-        points = [point for point in results.plan.points if point.run is not None]
-        if not any(point.scores for point in points):
-            continue
-        for point in points:
+        for point in (point for point in results.plan.points if point.run is not None):
             assert point.run is not None
+            kind = _but_selection(point)
             if point.scores:
                 behind[point.scores].add(point.run)
-            elif point.settings.get("strategy") != "A":
-                plain.add(point.run)
-    return behind, plain
+                kinds[point.scores].add(kind)
+            else:
+                plain[kind].add(point.run)
+    alike = {name: set().union(*(plain[kind] for kind in kinds[name])) for name in behind}
+    return behind, alike
+
+
+def _but_selection(point: Point) -> str:
+    """What two students must have in common to be compared by their seconds."""
+    left = {
+        name: value
+        for name, value in point.settings.items()
+        if name != "seed" and not name.startswith("selection.")
+    }
+    return json.dumps(left, sort_keys=True)
 
 
 def _exists(path: str, there: dict[str, set[str]]) -> bool:
