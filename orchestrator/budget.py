@@ -31,6 +31,7 @@ _DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _SECON
 _USEFUL_S = 60.0
 _USEFUL_SHARE = 0.1
 _LEAST_RESERVE_S = 20.0
+_LEAST_UNMEASURED_S = 30.0
 _MOST_UNMEASURED_S = 120.0
 _MARGIN = 1.5
 _ESTIMATE_MARGIN = 1.1
@@ -80,10 +81,10 @@ def parse_slurm_time(text: str) -> float | None:
 
 def reserve_s(total_s: float, measured_s: float | None) -> float:
     """Seconds kept free at the end. measured_s: what stopping and reporting took in this store the
-    last time; half as much again is kept. Never measured: a twentieth of the whole, 2 min at most.
+    last time; half as much again is kept. Never measured: a twentieth of the whole, 30 s to 2 min.
     At least 20 s, else at most half of the whole: what was slow once may be so no more."""
     if measured_s is None:
-        wanted = min(_MOST_UNMEASURED_S, 0.05 * total_s)
+        wanted = min(max(_LEAST_UNMEASURED_S, 0.05 * total_s), _MOST_UNMEASURED_S)
     else:
         wanted = _MARGIN * measured_s
     return max(_LEAST_RESERVE_S, min(wanted, 0.5 * total_s))

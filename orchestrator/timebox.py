@@ -14,7 +14,7 @@ __all__ = ["Timebox"]
 _START_UP_S = 5.0
 """From a hand-out to the first step, until one was seen."""
 
-_REMEMBERED = 5
+_REMEMBERED = 3
 
 
 class Timebox:

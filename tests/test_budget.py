@@ -110,7 +110,8 @@ def test_the_option_goes_before_slurm_and_none_turns_both_off() -> None:
 
 
 def test_the_reserve_is_what_the_end_took_before_and_half_as_much_again() -> None:
-    assert reserve_s(180, None) == 20
+    assert reserve_s(50, None) == 25
+    assert reserve_s(180, None) == 30
     assert reserve_s(1500, None) == 75
     assert reserve_s(86_400, None) == 120
     assert reserve_s(86_400, 4.0) == 20
