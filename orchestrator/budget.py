@@ -112,9 +112,9 @@ class Limit:
 
     @property
     def useful_s(self) -> float:
-        """The least training that is worth a start: a minute; in short budgets, half of what is
-        not reserved."""
-        return min(_USEFUL_S, 0.5 * max(0.0, self.total_s - self.reserve_s))
+        """The least training that is worth a start: a minute; in short budgets, a quarter of what
+        is not reserved."""
+        return min(_USEFUL_S, 0.25 * max(0.0, self.total_s - self.reserve_s))
 
     def ready(self, now: float) -> Limit:
         """The same limit, once Ray is there and the first run can begin. Getting ready (libraries,

@@ -70,9 +70,10 @@ class Pacing:
 
     def seconds(self, unit: Unit) -> float | None:
         """From the unit's first step to its end; None where nothing like it was measured. Files
-        that others learn from take as long as the slowest so far of their kind and data set."""
+        that others learn from take as long as the slowest so far of their kind and data set; before
+        one was seen, as long as training on all images, which is more than evaluating them."""
         if unit.kind in ARTEFACTS:
-            return self._artefact_s.get(_artefact(unit))
+            return self._artefact_s.get(_artefact(unit), self._pass_s(unit))
         steps = self._steps[unit.name]
         if unit.kind == "teacher":
             steps = min(steps, TEACHER_STEPS)
@@ -122,6 +123,17 @@ class Pacing:
         self._known = None
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _pass_s(self, unit: Unit) -> float | None:
+        """Of training on every image once, at the slowest pace seen; None before one was."""
+        dataset = unit.spec.dataset.name
+        info = self._infos.get(dataset)
+        paces = [
+            seen.seconds / seen.steps / group.batch_size
+            for group, seen in self._seen().items()
+            if group.dataset == dataset
+        ]
+        return info.num_train * max(paces) if info is not None and paces else None
 
     def _group(self, unit: Unit) -> Group:
         if unit.name not in self._groups:

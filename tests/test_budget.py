@@ -170,8 +170,8 @@ def test_what_may_begin(now: float, needed_s: float | None, saves: bool, chance:
     assert HOUR.chance(now, 10, needed_s, saves) is chance
 
 
-def test_in_a_short_budget_half_of_its_training_is_worth_a_start() -> None:
+def test_in_a_short_budget_a_quarter_of_its_training_is_worth_a_start() -> None:
     short = Limit(total_s=60, end_s=60, reserve_s=20)
-    assert short.useful_s == 20
+    assert short.useful_s == 10
     assert short.chance(10, 5, None, True) is Chance.PROGRESSES
-    assert short.chance(16, 5, None, True) is Chance.NONE
+    assert short.chance(26, 5, None, True) is Chance.NONE

@@ -79,9 +79,13 @@ def test_an_attempt_that_failed_at_once_says_nothing(plan: Plan) -> None:
 
 
 def test_files_for_others_take_as_long_as_the_slowest_before(plan: Plan) -> None:
-    pacing = pacing_of(plan)
+    """Before one was seen: as training on all images, which is more than evaluating them."""
+    pacing, a = pacing_of(plan), unit_of(plan, "A")
     first, second = plan.of_kind("targets")
     assert pacing.seconds(first) is None
+    pacing.began(a, 1, now=0.0)
+    pacing.at(a.name, 10, now=16.0)  # batches of 32: 0.05 s an image
+    assert pacing.seconds(first) == pytest.approx(0.05 * OFFICIAL["digits"].num_train)
     for unit, seconds in ((first, 7.0), (second, 3.0)):
         pacing.began(unit, 0, now=0.0)
         pacing.at(unit.name, 0, now=1.0)

@@ -23,7 +23,7 @@ set:
   dataset: digits
   backbone: {name: resnet18, width: 8}
   strategy: A
-  training: {steps: 50000, batch_size: 64, lr: 0.005}
+  training: {steps: 9000, batch_size: 64, lr: 0.005}
   augmentation: none
 grids:
   - axes: {seed: [0, 1]}
