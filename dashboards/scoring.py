@@ -22,10 +22,8 @@ def scoring_costs(store: str, loaded: Loaded) -> list[dict[str, Any]]:
     number needs and the store lacks makes it None. Seconds are those of the last attempts, of
     whatever machine, beside whatever else it did."""
     behind, plain = _students(loaded)
-    files = Store.open(store)
     paths = [f"runs/{name}/{file}.json" for name in behind for file in ("run", "result")]
-    there = files.list_runs() if behind else {}
-    found = files.read_json([path for path in paths if _exists(path, there)], [])
+    found = Store.open(store).read_json(paths, [])  # scores that were not made are no problem
     return [
         _record(
             name,
@@ -65,11 +63,6 @@ def _but_selection(point: Point) -> str:
         if name != "seed" and not name.startswith("selection.")
     }
     return json.dumps(left, sort_keys=True)
-
-
-def _exists(path: str, there: dict[str, set[str]]) -> bool:
-    _, run, file = path.split("/")
-    return file in there.get(run, ())
 
 
 def _seconds(loaded: Loaded, runs: set[str]) -> list[float]:

@@ -38,11 +38,12 @@ _THREADS = 16
 
 @dataclass
 class Imported:
-    """What one bundle brought. runs: counts by new, grown, same, conflict. conflicts: a line each.
-    notes: what else a person should know."""
+    """What one bundle brought. manifest: what it says of itself. runs: counts by new, grown, same,
+    conflict. conflicts: a line each. notes: what else a person should know."""
 
     place: str
     digest: str
+    manifest: Mapping[str, Any] = field(repr=False)
     runs: Counter[str] = field(default_factory=Counter)
     conflicts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -82,7 +83,7 @@ def _check_large(packed: Packed, records: Sequence[RunRecord]) -> None:
 def _import(
     store: Store, packed: Packed, records: Sequence[RunRecord], plans: dict[str, dict[str, Any]]
 ) -> Imported:
-    done = Imported(packed.place, packed.digest)
+    done = Imported(packed.place, packed.digest, packed.manifest)
     there = set(store.list(paths.runs_dir()))
     kin = _kin(store, records)
 

@@ -21,6 +21,7 @@ from orchestrator.bundle import RunRecord
 from orchestrator.bundlefile import Member
 from orchestrator.errors import StoreError
 from orchestrator.identity import from_canonical
+from orchestrator.needs import teacher_with
 from orchestrator.store import Store
 from trainers.checkpoint import (
     check_state,
@@ -34,7 +35,6 @@ from trainers.distributed import World
 from trainers.errors import TrainerError
 from trainers.evaluate import evaluation_set, percent, teacher_heads
 from trainers.harvest import in_window
-from trainers.models import build_teacher
 from trainers.spec import TeacherSpec
 
 __all__ = [
@@ -162,11 +162,7 @@ def _measured(store: Store, record: RunRecord, data: bytes) -> float:
     if images.info.fingerprint != spec.dataset.fingerprint:
         raise _LeftOutError(f"the data set {name} of this store is not the one it learnt from")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_teacher(
-        spec.backbone, image_size=images.info.image_size, num_classes=images.info.num_classes,
-        seed=spec.seed,
-    )  # fmt: skip
-    model.load_state_dict(parse_weights(data))
+    model = teacher_with(spec, images, parse_weights(data))
     test = evaluation_set(images, device=device, world=World.current(), precision=spec.precision)
     return percent(test.correct(model.to(device), teacher_heads)[0], test.count)
 

@@ -211,21 +211,17 @@ def _evaluations_in_reach(
     return _Fault("training.evaluate_at", message, "raise training.steps, or ask for less")
 
 
-def _probe_has_a_length(probe: str, steps: Value, dataset: str, infos: Infos) -> _Fault | None:
-    if probe == "joint" or steps is not None or dataset is None or dataset in infos:
-        return None
-    message = f"is left out: 10 epochs, but nobody has counted the images of {dataset} yet"
-    return _Fault("probe_steps", message, "prepare the data set first, or give probe_steps")
+def _ten_epochs_known(name: str, switch: str, without: tuple[Value, ...]) -> _Check:
+    """A length that is 10 epochs where it is left out. without: values of `switch` under which
+    nobody reads it."""
 
+    def test(value: Value, steps: Value, dataset: str, infos: Infos) -> _Fault | None:
+        if value in without or steps is not None or dataset is None or dataset in infos:
+            return None
+        message = f"is left out: 10 epochs, but nobody has counted the images of {dataset} yet"
+        return _Fault(name, message, f"prepare the data set first, or give {name}")
 
-def _scoring_has_a_length(
-    method: str | None, steps: Value, dataset: str, infos: Infos
-) -> _Fault | None:
-    if method in (None, "random") or steps is not None or dataset is None or dataset in infos:
-        return None
-    message = f"is left out: 10 epochs, but nobody has counted the images of {dataset} yet"
-    remedy = "prepare the data set first, or give selection.steps"
-    return _Fault("selection.steps", message, remedy)
+    return _Check((switch, name, "dataset"), test)
 
 
 _CHECKS = (
@@ -256,8 +252,8 @@ _CHECKS = (
     _epochs_known("teacher.max_steps"),
     _epochs_known("probe_steps"),
     _epochs_known("selection.steps"),
-    _Check(("probe", "probe_steps", "dataset"), _probe_has_a_length),
-    _Check(("selection.method", "selection.steps", "dataset"), _scoring_has_a_length),
+    _ten_epochs_known("probe_steps", "probe", ("joint",)),
+    _ten_epochs_known("selection.steps", "selection.method", (None, "random")),
     _Check(
         ("training.evaluate_at", "training.steps", "dataset", "training.batch_size"),
         _evaluations_in_reach,

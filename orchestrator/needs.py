@@ -32,7 +32,14 @@ from trainers.spec import (
 )
 from trainers.targets import SoftTargets, TargetsIdentity
 
-__all__ = ["load_scorer", "load_teacher", "open_mapping", "open_scores", "targets_identity"]
+__all__ = [
+    "load_scorer",
+    "load_teacher",
+    "open_mapping",
+    "open_scores",
+    "targets_identity",
+    "teacher_with",
+]
 
 
 def _teacher_name(teacher: TeacherRef) -> str:
@@ -47,13 +54,18 @@ def load_teacher(store: Store, ref: TeacherRef, data: ImageData) -> tuple[nn.Mod
         raise LostNeedError(f"{name} has no run.json", "run the sweep again")
     spec = from_canonical(run["spec"])
     assert isinstance(spec, TeacherSpec)
+    weights, digest = read_snapshot_weights(store, name, ref.accuracy)
+    return teacher_with(spec, data, weights), digest
+
+
+def teacher_with(spec: TeacherSpec, data: ImageData, weights: dict[str, Tensor]) -> nn.Module:
+    """A teacher with these weights, on the CPU."""
     model = build_teacher(
         spec.backbone, image_size=data.info.image_size, num_classes=data.info.num_classes,
         seed=spec.seed,
     )  # fmt: skip
-    weights, digest = read_snapshot_weights(store, name, ref.accuracy)
     model.load_state_dict(weights)
-    return model, digest
+    return model
 
 
 def targets_identity(spec: TargetsSpec, digest: str) -> TargetsIdentity:

@@ -37,7 +37,7 @@ from trainers.spec import (
     targets_spec,
 )
 
-__all__ = ["PROVISIONAL", "Resolver", "Scorer", "Teacher"]
+__all__ = ["PROVISIONAL", "Resolver", "Scorer", "Teacher", "scoring_steps"]
 
 _PATCHED = ("vit_", "maxvit")
 """Backbones whose first layer cuts patches: they have one stem, so one key."""
@@ -142,11 +142,10 @@ class Resolver:
         if method == "random":
             return Scoring(method=method, seed=point[_SEED] if seed is None else seed)
         its = scorer_point(point)
-        info = self.infos.get(its[_DATASET])
-        steps = as_steps(_first(point[_SCORING_STEPS], "10 epochs"), info, its[_BATCH])
+        step = scoring_steps(point, self.infos)
         return Scoring(
             method=method,
-            student=StudentRef(key=run_key(self.student(its)), step=steps or 1),
+            student=StudentRef(key=run_key(self.student(its)), step=step),
             checkpoints=_first(point[_CHECKPOINTS], 1),
             damping=point[_DAMPING],
         )
@@ -338,6 +337,12 @@ def _remembered(make: Callable[..., Any], names: Sequence[str]) -> Callable[[Poi
         return answer
 
     return remember
+
+
+def scoring_steps(point: Point, infos: Mapping[str, DatasetInfo]) -> int:
+    """How long the model that scores for a point trains."""
+    asked = _first(point[_SCORING_STEPS], "10 epochs")
+    return as_steps(asked, infos.get(point[_DATASET]), point[_BATCH]) or 1
 
 
 def scorer_point(point: Point) -> Point:

@@ -8,7 +8,7 @@ names of their own, so no table ever holds both. Equal bundles give equal bytes.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from rich.console import Console
 from dashboards.report import CLAIMS, ReportPaths, write_report
 from dashboards.results import load_plan
 from orchestrator import paths
-from orchestrator.bundlefile import Packed, read_pack
-from orchestrator.bundleimport import import_bundles
+from orchestrator.bundleimport import Imported, import_bundles
 from orchestrator.store import Store
 from orchestrator.storecommands import refuse_conflicts
 
@@ -51,8 +50,7 @@ def results_page(bundles: Sequence[str]) -> str:
         refuse_conflicts(imported)
         reports = {name: write_report(store.uri, name) for name in store.list(paths.sweeps_dir())}
         departs = {name: _departs(store, name) for name in reports}
-    notes = [(done.place, note) for done in imported for note in done.notes]
-    parts = [_HEAD, _contributions([read_pack(place) for place in places], notes)]
+    parts = [_HEAD, _contributions(imported)]
     for title, is_pilot in (("Full scale", False), ("Pilots", True)):
         chosen = {n: report for n, report in reports.items() if departs[n] is is_pilot}
         parts.append(f"## {title}\n\n{_section(chosen)}")
@@ -66,34 +64,35 @@ def _departs(store: Store, name: str) -> bool:
     return bool(plan.departure) or any(_departs(store, one) for one in plan.include if one in there)
 
 
-def _contributions(packs: Sequence[Packed], noted: Iterable[tuple[str, str]]) -> str:
+def _contributions(bundles: Sequence[Imported]) -> str:
     """A line a bundle and machine; below it, how the runs were made, as who exported them said, and
-    what did not go into the tables. noted: by bundle."""
+    what did not go into the tables."""
     lines = [
         "## Contributions",
         "",
         "| Bundle | Made | Machine | Device | Precision | torch | Runs | Hours | Exported by |",
         "| --- | --- | --- | --- | --- | --- | ---: | ---: | --- |",
     ]
-    for packed in packs:
-        for machine in packed.manifest.get("hardware", []):
-            lines.append(f"| {' | '.join(_contribution(packed, machine))} |")
-    said = [(packed.place, packed.manifest.get("note")) for packed in packs]
+    for bundle in bundles:
+        for machine in bundle.manifest.get("hardware", []):
+            lines.append(f"| {' | '.join(_contribution(bundle, machine))} |")
+    said = [(bundle, bundle.manifest.get("note")) for bundle in bundles]
+    noted = [(bundle, note) for bundle in bundles for note in bundle.notes]
     notes = [
-        f"- `{Path(place).name}`: {' '.join(str(note).split())}"
-        for place, note in (*said, *noted)
+        f"- `{Path(bundle.place).name}`: {' '.join(str(note).split())}"
+        for bundle, note in (*said, *noted)
         if note
     ]
     lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
 
 
-def _contribution(packed: Packed, machine: Mapping[str, Any]) -> list[str]:
-    about = packed.manifest
+def _contribution(bundle: Imported, machine: Mapping[str, Any]) -> list[str]:
+    about = bundle.manifest
     device = str(machine.get("device", "?"))
     known = [str(machine[name]) for name in ("hardware", "gpu") if machine.get(name)]
     return [
-        f"`{Path(packed.place).name}`",
+        f"`{Path(bundle.place).name}`",
         str(about.get("created", "?"))[:10],
         f"`{machine.get('hostname', '?')}`, {machine.get('cpus', '?')} cores",
         ", ".join([device, *known]),

@@ -20,7 +20,7 @@ from orchestrator.durations import as_steps
 from orchestrator.fieldtypes import Value, as_mapping
 from orchestrator.grid import Grid, Point, applicable
 from orchestrator.reportpoints import horizon_of, student_horizon
-from orchestrator.resolve import Resolver
+from orchestrator.resolve import Resolver, scoring_steps
 from orchestrator.scale import (
     Scale,
     batch_map,
@@ -174,8 +174,7 @@ class Scaling:
         if point[_PROBE] == "offline":
             values[_PROBE_STEPS] = self.step(horizon_of(point, self.nominal))
         if point[_SCORING] not in (None, "random"):
-            asked = point[_SCORING_STEPS] or "10 epochs"
-            values[_SCORING_STEPS] = self.step(as_steps(asked, info, batch) or 1)
+            values[_SCORING_STEPS] = self.step(scoring_steps(point, self.nominal))
         values[_EVALUATE_AT] = tuple(sorted(map(self.step, point[_EVALUATE_AT])))
         if self.share < 1:  # the standard evaluations lie dense enough for a short run's curve
             values[_EVALUATE_EVERY] = None

@@ -19,7 +19,12 @@ __all__ = ["is_wrong", "revise"]
 
 def is_wrong(targets_NC: Tensor, truth_NC: Tensor) -> Tensor:
     """(N,) bool: whether another class has more of the target than the true one. A tie is right."""
-    return targets_NC.amax(1) > (targets_NC * truth_NC).sum(1)
+    return _excess(targets_NC, truth_NC)[:, 0] > 0
+
+
+def _excess(targets_NC: Tensor, truth_NC: Tensor) -> Tensor:
+    """(N, 1) p^t_max − p^t_target."""
+    return targets_NC.amax(1, keepdim=True) - (targets_NC * truth_NC).sum(1, keepdim=True)
 
 
 def revise(targets_NC: Tensor, truth_NC: Tensor, revision: Revision | None) -> Tensor:
@@ -32,7 +37,7 @@ def revise(targets_NC: Tensor, truth_NC: Tensor, revision: Revision | None) -> T
     """
     if revision is None:
         return targets_NC
-    excess_N1 = targets_NC.amax(1, keepdim=True) - (targets_NC * truth_NC).sum(1, keepdim=True)
+    excess_N1 = _excess(targets_NC, truth_NC)
     beta_N1 = revision.eta / (excess_N1 + 1)
     if revision.only_wrong:
         beta_N1 = torch.where(excess_N1 > 0, beta_N1, 1.0)
