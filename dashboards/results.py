@@ -25,6 +25,7 @@ from dashboards.layout import (
     unknown_fields,
 )
 from dashboards.seals import NoSealError, SealError, unseal_json
+from dashboards.snapshots import Snapshot, read_snapshots
 from dashboards.store import Store, read_evaluations
 
 __all__ = [
@@ -172,21 +173,6 @@ class RunRecord:
 _NO_RUN = RunRecord(name="", state="absent", result={})
 
 
-@dataclass(frozen=True, kw_only=True, order=True)
-class Snapshot:
-    """A teacher snapshot. run: the teacher's run; preset, accuracy in percent; alpha: position
-    inside the update that jumped over the window (1: the validated step itself). copy_of: digest of
-    the snapshot whose 16-bit copy it is, or empty."""
-
-    run: str
-    preset: float
-    step: int
-    accuracy: float
-    alpha: float
-    digest: str
-    copy_of: str = ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """A sweep's measurements.
@@ -296,7 +282,7 @@ def load_results(store: str, plan: Plan) -> Results:
     evaluations = read_evaluations(files, [n for n in names if _has(present, n)], METRICS, problems)
     measured = set(evaluations["run"].unique())
     evaluations["run"] = evaluations["run"].cat.set_categories(names)
-    snapshots, copies = _read_snapshots(files, present, problems)
+    snapshots, copies = read_snapshots(files, present, problems)
     records = _read_records(files, present, names, measured, problems)
     records = {name: _with_digest(files, r, snapshots) for name, r in records.items()}
     digests = {record.teacher_digest for record in records.values()}
@@ -371,43 +357,3 @@ def _with_digest(
         return record
     digest = snapshots[key].digest if key in snapshots else None
     return replace(record, teacher_digest=digest)
-
-
-def _read_snapshots(
-    files: Store, present: dict[str, set[str]], problems: list[str]
-) -> tuple[dict[tuple[str, str], Snapshot], list[Snapshot]]:
-    """Every snapshot of the store by (teacher run, preset as in its file name); and of those whose
-    record knows of them, the other forms: a copy's original, an original's copies."""
-    paths = {
-        f"runs/{run}/{file}": run
-        for run, names in present.items()
-        for file in names
-        if file.startswith("snapshots/acc-") and file.endswith(".json")
-    }
-    found, others = {}, []
-    for path, text in files.read_json(sorted(paths), problems).items():
-        try:
-            snapshot = Snapshot(
-                run=paths[path],
-                preset=float(text["preset"]),
-                step=int(text["step"]),
-                accuracy=float(text["accuracy"]),
-                alpha=float(text["alpha"]),
-                digest=str(text["digest"]),
-                copy_of=str(text.get("of", "")),
-            )
-            original = snapshot.copy_of or snapshot.digest
-            others += [
-                replace(
-                    snapshot,
-                    digest=digest,
-                    accuracy=float(accuracy),
-                    copy_of="" if digest == original else original,
-                )
-                for digest, accuracy in text.get("also", {}).items()
-            ]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problems.append(f"{path}: not a snapshot's record ({error!r})")
-            continue
-        found[snapshot.run, f"{snapshot.preset:g}"] = snapshot
-    return found, others

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -127,9 +127,7 @@ def drive(
             shape_of=_shapes(plan, options, view.picture, progress, use_gpu, capacity.total),
             worth=_worth(plan, limit),
         )
-        timebox = None
-        if limit is not None:
-            timebox = _timebox(limit.ready(time.monotonic()), plan, store)
+        timebox = _timebox(limit, plan, store)
         conductor = Conductor(
             ledger,
             store,
@@ -154,16 +152,11 @@ def drive(
             view.watching(),
         ):
             _tune(Tuning(conductor, local), follower, conductor)
-    is_spent = timebox is not None and timebox.spent and not interrupted
-    if (
-        interrupted or is_spent or ledger.stopped_early
-    ):  # else a flag that came just now is for the next round
+    spent = timebox if timebox is not None and timebox.spent and not interrupted else None
+    if interrupted or spent or ledger.stopped_early:  # else a flag just now is for the next round
         with suppress(StoreError):  # a flag that is left behind stops nobody else
             store.delete(paths.stop_flag(driver))
-    outcome = _outcome(ledger, bool(interrupted))
-    if is_spent and timebox is not None and outcome.left:
-        outcome = replace(outcome, spent=True, cut_off=timebox.cut_off)
-    return outcome
+    return _outcome(ledger, bool(interrupted), spent)
 
 
 def _worth(plan: Plan, limit: Limit | None) -> Worth | None:
@@ -173,7 +166,11 @@ def _worth(plan: Plan, limit: Limit | None) -> Worth | None:
     return Worth(plan.left, plan.priorities, None if limit is None else plan.means)
 
 
-def _timebox(limit: Limit, plan: Plan, store: Store) -> Timebox:
+def _timebox(limit: Limit | None, plan: Plan, store: Store) -> Timebox | None:
+    """Now that all is ready for the first run."""
+    if limit is None:
+        return None
+    limit = limit.ready(time.monotonic())
     pace = Pace(measured_rates(store, plan), plan.infos)
     steps = {unit.name: plan.work[unit.name].steps for unit in plan.left}
     return Timebox(limit, Pacing(pace, plan.infos, steps), {unit.name: unit for unit in plan.left})
@@ -205,15 +202,19 @@ def _tune(tuning: Tuning, follower: Follower, conductor: Conductor) -> None:
         follower.end()
 
 
-def _outcome(ledger: Ledger, interrupted: bool) -> Outcome:
+def _outcome(ledger: Ledger, interrupted: bool, spent: Timebox | None) -> Outcome:
+    """spent: the time limit, where it is why nothing more was begun."""
+    left = ledger.count(State.READY) + ledger.count(State.WAITING) + ledger.count(State.RUNNING)
     return Outcome(
         failed=ledger.in_state(State.FAILED),
         blocked=ledger.in_state(State.BLOCKED),
         interrupted=interrupted,
         stopped_early=ledger.stopped_early,
-        left=ledger.count(State.READY) + ledger.count(State.WAITING) + ledger.count(State.RUNNING),
+        left=left,
         redo=tuple(entry.task.name for entry in ledger.in_state(State.REDO)),
         done=frozenset(entry.task.name for entry in ledger.in_state(State.DONE)),
+        spent=bool(spent and left),
+        cut_off=spent.cut_off if spent and left else {},
     )
 
 

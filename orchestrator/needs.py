@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from orchestrator import paths
 from orchestrator.errors import DamagedFileError, LostNeedError
 from orchestrator.identity import from_canonical, run_key
-from orchestrator.records import (
+from orchestrator.store import Store
+from orchestrator.weightsfiles import (
     read_kept_weights,
     read_scores,
     read_snapshot,
     read_snapshot_weights,
 )
-from orchestrator.store import Store
 from trainers.data import ImageData
 from trainers.errors import TargetsError
 from trainers.models import build_teacher

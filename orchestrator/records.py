@@ -18,92 +18,27 @@ from torch import Tensor
 
 from dashboards.seals import seal_parquet
 from orchestrator import paths
-from orchestrator.errors import DamagedFileError, LostNeedError, StoreError
+from orchestrator.errors import DamagedFileError, StoreError
 from orchestrator.metricsfile import read_metrics
 from orchestrator.store import Store
+from orchestrator.weightsfiles import SCORES
 from trainers.checkpoint import (
     dump_weights,
     parse_state,
-    parse_weights,
     weights_digest,
     write_state,
 )
 from trainers.errors import CheckpointError
 from trainers.events import Checkpoint, Row, Snapshot, Weights
 
-__all__ = [
-    "Records",
-    "differing_column",
-    "read_kept_weights",
-    "read_scores",
-    "read_snapshot",
-    "read_snapshot_weights",
-]
+__all__ = ["Records", "differing_column"]
 
 _EXECUTION = frozenset({"images_per_s", "wall_time_s", "timestamp_ms", "hostname", "replayed"})
 """Columns that describe who computed a row and when, not what came out."""
 
-SCORES = "scores"
-"""The tensor's name in a file of scores."""
-
 _ROLLING = re.compile(r"step-(\d{8})\.ckpt")
 _KEPT = re.compile(r"acc-(\d+(?:\.\d+)?)\.ckpt")
 _KEPT_WEIGHTS = re.compile(r"step-(\d{8})\.json")
-
-
-def read_snapshot(store: Store, teacher: str, preset: float) -> dict[str, Any]:
-    """snapshots/acc-<preset>.json of a teacher run. DamagedFileError when it is not what was
-    written, LostNeedError when the snapshot does not exist."""
-    found = store.read_json(paths.snapshot_json(teacher, preset))
-    if found is None:
-        raise LostNeedError(
-            f"{teacher} has no snapshot at {preset:g}%",
-            "run the sweep again: the teacher is trained until it has one",
-        )
-    return found
-
-
-def read_snapshot_weights(store: Store, teacher: str, preset: float) -> tuple[dict[str, Any], str]:
-    """The weights and their digest. DamagedFileError when the bytes are not those once saved,
-    LostNeedError when they are gone."""
-    digest: str = read_snapshot(store, teacher, preset)["digest"]
-    return _read_weights(store, paths.snapshot_weights(teacher, preset), digest), digest
-
-
-def _read_weights(store: Store, rel: str, digest: str) -> dict[str, Any]:
-    if not store.exists(rel):
-        raise LostNeedError(f"{rel} is gone", "run the sweep again: it is made anew")
-    data = store.read_bytes(rel)
-    if weights_digest(data) != digest:
-        raise DamagedFileError(rel, "its digest does not fit")
-    try:
-        return parse_weights(data)
-    except CheckpointError as error:
-        raise DamagedFileError(rel, error.problem) from error
-
-
-def read_kept_weights(
-    store: Store, student: str, step: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The weights a student kept, and their record (`digest`, `teacher_digest`). LostNeedError when
-    it kept none at that step, DamagedFileError when the bytes are not those once saved."""
-    found = store.read_json(paths.kept_json(student, step))
-    if found is None:
-        raise LostNeedError(
-            f"{student} kept no weights at step {step}",
-            "run the sweep again: the student is trained until it has",
-        )
-    return _read_weights(store, paths.kept_weights(student, step), found["digest"]), found
-
-
-def read_scores(store: Store, name: str) -> tuple[Tensor, str]:
-    """The scores of a training set, (N,), and their digest. DamagedFileError when the bytes are not
-    those once saved, LostNeedError when they do not exist."""
-    found = store.read_json(paths.scores_json(name))
-    if found is None:
-        raise LostNeedError(f"{name} has no scores", "run the sweep again: they are made anew")
-    scores: Tensor = _read_weights(store, paths.scores_weights(name), found["digest"])[SCORES]
-    return scores, found["digest"]
 
 
 def differing_column(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

@@ -91,32 +91,7 @@ def run_sweeps(
             if limit is not None:  # images tell nothing of how long a report takes
                 limit = replace(limit, began_s=limit.began_s + time.monotonic() - preparing)
             driving = _Driving(store, options, console, tracking_uri, lease, metrics, limit, watch)
-            mender = Mender(store, console)
-            mender.plans(sweep.name for sweep in sweeps)
-
-            def measure() -> Plan:
-                return measuring(sweeps, infos, mender.inventory, limited(sweeps, asked))
-
-            def plan_again() -> Plan:
-                return store_plan(limited(sweeps, asked), infos, mender.inventory)
-
-            teachers = measure()
-            if teachers.left:
-                _check_all(sweeps, infos, asked, options)
-                _write_plans(bound(sweeps, infos, store, assume=False), infos, store)
-                console.print("first the teachers, to see which columns they can fill")
-                outcomes.append(driving.drive(teachers, measure))
-            sweeps = bound(sweeps, infos, store, assume=False)
-            plan = plan_again()
-            check_machine(plan.left, options)
-            prune_checkpoints(store, plan)
-            _write_plans(sweeps, infos, store, None if asked.limits else plan)
-            if any(outcome.interrupted or outcome.spent for outcome in outcomes):
-                console.print("the students wait for their teachers")
-            elif plan.left:
-                outcomes.append(driving.drive(plan, plan_again))
-            else:
-                console.print(f"nothing to train: {len(plan.units)} units are done or cannot be")
+            sweeps, plan = _train(driving, sweeps, infos, asked, outcomes)
             from orchestrator.publishing import publish_all  # tables and figures cost two seconds
 
             unwritten = publish_all(
@@ -137,6 +112,47 @@ def run_sweeps(
     conclude(plan, outcomes, "" if limit is None else limit.said)
     if unwritten:  # the runs are done: exit status 1, not 2
         raise TargetsweepError(str(unwritten[0]))
+
+
+def _train(
+    driving: _Driving,
+    sweeps: Sequence[Sweep],
+    infos: Mapping[str, DatasetInfo],
+    asked: Asked,
+    outcomes: list[Outcome],
+) -> tuple[list[Sweep], Plan]:
+    """Teachers of measured pilots first, then all that is left. Gives the sweeps, bound to what the
+    teachers reached, and their plan; what became of each driving is added to `outcomes` at once,
+    since what comes after it may raise."""
+    store, console, options = driving.store, driving.console, driving.options
+    mender = Mender(store, console)
+    mender.plans(sweep.name for sweep in sweeps)
+
+    def measure() -> Plan:
+        return measuring(sweeps, infos, mender.inventory, limited(sweeps, asked))
+
+    teachers = measure()
+    if teachers.left:
+        _check_all(sweeps, infos, asked, options)
+        _write_plans(bound(sweeps, infos, store, assume=False), infos, store)
+        console.print("first the teachers, to see which columns they can fill")
+        outcomes.append(driving.drive(teachers, measure))
+    measured = bound(sweeps, infos, store, assume=False)
+
+    def plan_again() -> Plan:
+        return store_plan(limited(measured, asked), infos, mender.inventory)
+
+    plan = plan_again()
+    check_machine(plan.left, options)
+    prune_checkpoints(store, plan)
+    _write_plans(measured, infos, store, None if asked.limits else plan)
+    if any(outcome.interrupted or outcome.spent for outcome in outcomes):
+        console.print("the students wait for their teachers")
+    elif plan.left:
+        outcomes.append(driving.drive(plan, plan_again))
+    else:
+        console.print(f"nothing to train: {len(plan.units)} units are done or cannot be")
+    return measured, plan
 
 
 def _check_all(

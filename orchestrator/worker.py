@@ -29,8 +29,9 @@ from orchestrator.needs import (
     targets_identity,
 )
 from orchestrator.recording import Report, record
-from orchestrator.records import Records, read_kept_weights
+from orchestrator.records import Records
 from orchestrator.store import Store
+from orchestrator.weightsfiles import read_kept_weights
 from trainers.control import StopFlag
 from trainers.data import EncodedImages, ImageData, load
 from trainers.data.pool import default_threads

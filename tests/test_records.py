@@ -9,8 +9,9 @@ import torch
 
 from orchestrator import paths
 from orchestrator.errors import DamagedFileError, LostNeedError, StoreError
-from orchestrator.records import Records, read_snapshot, read_snapshot_weights
+from orchestrator.records import Records
 from orchestrator.store import Store
+from orchestrator.weightsfiles import read_snapshot, read_snapshot_weights
 from tests.driving import Killed, MortalStore, checkpoints, rows_of
 from trainers.evaluate import STUDENT_COLUMNS
 from trainers.events import Checkpoint, Row, Snapshot

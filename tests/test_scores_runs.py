@@ -14,13 +14,13 @@ from orchestrator import paths
 from orchestrator.ledger import State
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plandocument import plan_document
-from orchestrator.records import read_scores
 from orchestrator.spec import load_sweeps
 from orchestrator.store import Store
 from orchestrator.storecheck import find_damage
 from orchestrator.tracking_view import view
 from orchestrator.trial import _lockstep
 from orchestrator.units import Unit
+from orchestrator.weightsfiles import read_scores
 from orchestrator.worker import execute
 from tests.driving import (
     EVERY_STEP,
