@@ -208,3 +208,23 @@ class MortalStore(Store):
     def delete_tree(self, rel: str) -> None:
         self._change()
         super().delete_tree(rel)
+
+
+def killed_in_turn(
+    folder: Path, plan_in: Callable[[Path, Store], Plan], *, every: int
+) -> Iterator[tuple[int, Store]]:
+    """Stores in which a sweep was killed before a change and then driven to its end, with the
+    number of changes it lived for: 1, 1 + every, …; at last one that was not killed. every: a
+    prime, so that each kind of write is hit in the end."""
+    lives, finished = 1, False
+    while not finished:
+        root = digits_store(folder / f"lives-{lives}").root
+        mortal = MortalStore(root, lives)
+        try:
+            drive_here(plan_in(folder, mortal), mortal, runtime=EVERY_STEP)
+            finished = True
+        except Killed:
+            whole = Store(root)
+            drive_here(plan_in(folder, whole), whole, runtime=EVERY_STEP)
+        yield lives, Store(root)
+        lives += every

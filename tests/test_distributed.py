@@ -5,15 +5,12 @@ The two processes are started once (`workers`), run every job below and leave wh
 
 import copy
 import math
-import os
 import pickle
 import warnings
-from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from training_helpers import (
     CPU,
@@ -23,9 +20,11 @@ from training_helpers import (
     batches,
     final_state,
     image_data,
+    join_group,
     leave_group,
     losses,
     mapping,
+    of_workers,
     only,
     rows,
     student_spec,
@@ -203,12 +202,7 @@ JOBS = (
 
 def work(rank, folder):
     warnings.simplefilter("error")
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=SIZE,
-        timeout=timedelta(seconds=60),
-    )  # fmt: skip
+    join_group(rank, folder / "rendezvous", SIZE)
     (folder / f"rank-{rank}").mkdir()
     world = World.current()
     assert world == World(rank, SIZE)
@@ -220,9 +214,7 @@ def work(rank, folder):
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
     """What each worker found, by job."""
-    folder = tmp_path_factory.mktemp("workers")
-    mp.spawn(work, (folder,), nprocs=SIZE)
-    return [pickle.loads((folder / f"rank-{rank}.pickle").read_bytes()) for rank in range(SIZE)]
+    return of_workers(work, tmp_path_factory.mktemp("workers"), SIZE)
 
 
 @pytest.fixture

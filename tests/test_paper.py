@@ -7,23 +7,20 @@ the code that makes the report.
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
-from orchestrator.checks import check_unread
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plandocument import plan_document
 from orchestrator.scalefile import load_scale
 from orchestrator.scaling import scale_sweep
 from orchestrator.spec import Sweep, load_sweeps
-from orchestrator.sweepschema import json_schema
+from tests.shipped_sweeps import assert_editors_accept, assert_sound, counts, header, told
 from tests.test_reference import COUNTS
 from trainers.data.catalogue import OFFICIAL
 
@@ -61,19 +58,6 @@ def document_of(name: str) -> dict[str, Any]:
 
 def items(name: str, kind: str) -> list[dict[str, Any]]:
     return [item for item in document_of(name)["report"] if kind in item]
-
-
-def header(path: Path) -> dict[str, str]:
-    """The lab note above a sweep: text by label."""
-    note: dict[str, str] = {}
-    label = ""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        match = re.fullmatch(r"# (.{10})(\S.*)", line)
-        if match is None:
-            continue
-        label = match[1].strip() or label
-        note[label] = f"{note[label]} {match[2]}" if label in note else match[2]
-    return note
 
 
 # --- cells, counted from plan.json ----------------------------------------------------------------
@@ -140,18 +124,12 @@ def test_every_experiment_has_a_file():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_loads_under_its_own_name_and_every_setting_is_read(name):
-    sweep = sweep_of(name)
-    assert sweep.name == name
-    assert sweep.title
-    assert sweep.description
-    assert sweep.report
-    assert check_unread(sweep.grids) == []
+    assert_sound(sweep_of(name), name)
 
 
 @pytest.mark.parametrize("name", [*NAMES, *GROUPS])
 def test_editors_accept_it_as_the_loader_does(name):
-    raw = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    jsonschema.validate(raw, json_schema())
+    assert_editors_accept(FOLDER / f"{name}.yaml")
 
 
 def test_names_of_tables_and_figures_are_unique_over_all_sweeps():
@@ -163,25 +141,9 @@ def test_names_of_tables_and_figures_are_unique_over_all_sweeps():
 def test_the_lab_note_says_what_the_plan_says(name):
     note = header(FOLDER / f"{name}.yaml")
     assert {"What", "Paper", "Assumed", "Runs", "Cost", "Command", "Expect"} <= note.keys()
-    plan = plan_of(name).to_json()
-    told = {what: int(number.replace(",", "")) for number, what in _counts(note["Runs"])}
-    runs = plan["runs"]
-    expected = {
-        "teacher": runs["teacher"],
-        "snapshot": plan["snapshots"],
-        "soft-target file": runs["targets"],
-        "student": runs["student"],
-        "probe": runs["probe"],
-        "student step": plan["steps"]["planned"],
-    }
-    assert told == {what: number for what, number in expected.items() if number}
+    assert told(note["Runs"]) == counts(plan_of(name))
     assert note["Command"] == f"targetsweep run sweeps/paper/{name}.yaml"
     assert f"targetsweep plan sweeps/paper/{name}.yaml --device NAME" in note["Cost"]
-
-
-def _counts(text: str) -> list[tuple[str, str]]:
-    units = "teacher|snapshot|soft-target file|student step|student|probe"
-    return re.findall(rf"([\d,]+) ({units})s?\b", text)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -334,10 +296,12 @@ def test_sharing_saves_runs_over_all_sweeps():
     # a teacher is made once, whatever asks for it
     assert len(plan.of_kind("teacher")) < sum(len(plan_of(n).of_kind("teacher")) for n in NAMES)
     note = header(FOLDER / "full.yaml")
-    told = {what: number for number, what in _counts(note["Runs"])}
-    assert told["student"] == f"{together:,}"
-    assert told["student step"] == f"{plan.student_steps:,}"
-    assert told["teacher"] == f"{len(plan.of_kind('teacher')):,}"
+    said = told(note["Runs"])
+    assert said["student"] == together
+    assert said["student step"] == plan.student_steps
+    assert said["teacher"] == len(plan.of_kind("teacher"))
+    for number in (together, plan.student_steps, len(plan.of_kind("teacher"))):
+        assert f"{number:,} " in note["Runs"]
     steps = sum(plan_of(name).student_steps for name in NAMES)
     assert f"{apart:,} students, {steps:,} steps" in note["Shared"]
 

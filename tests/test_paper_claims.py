@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 
@@ -10,17 +9,11 @@ import pytest
 import yaml
 from dashboards_store import Settings
 
-from dashboards.claim_cells import Measured, TestCells
 from dashboards.claim_layout import ClaimItem
-from dashboards.claims import _rows
-from dashboards.layout import METRICS
-from dashboards.results import Plan, Results, RunRecord
-from dashboards.store import Store, read_evaluations
+from dashboards.results import Results
 from orchestrator.errors import SpecError
-from orchestrator.plan import make_plan
-from orchestrator.plandocument import plan_document
 from orchestrator.spec import Sweep, load_sweeps
-from trainers.data.catalogue import OFFICIAL
+from tests.shipped_sweeps import assert_planned, unmeasured
 
 PAPER = Path(__file__).parents[1] / "sweeps" / "paper"
 SEEDS = Path(__file__).parents[2] / "shared" / "seeds"
@@ -31,35 +24,15 @@ GREATER = {"kind": "greater", "of": {"strategy": "C"}, "to": {"strategy": "B"}}
 def shipped() -> tuple[Sweep, dict[str, Results]]:
     """claims.yaml, and the plans of the sweeps it includes, with no run done."""
     sweeps = load_sweeps([PAPER / "claims.yaml"])
-    plan = make_plan(sweeps, OFFICIAL)
-    found: dict[str, Results] = {}
-    for sweep in sweeps:
-        if not sweep.include:
-            own = Plan.model_validate(plan_document(sweep, plan))
-            found[sweep.name] = no_results(own)
     (group,) = [sweep for sweep in sweeps if sweep.include]
-    return group, found
-
-
-def no_results(plan: Plan) -> Results:
-    records = {n: RunRecord(name=n, state="absent", result={}) for n in plan.run_names}
-    nothing = read_evaluations(Store.open("."), [], METRICS, [])
-    return Results(plan=plan, evaluations=nothing, runs=records, snapshots=(), problems=())
+    return group, unmeasured(sweeps)
 
 
 def test_every_cell_of_every_claim_is_planned(shipped: tuple[Sweep, dict[str, Results]]) -> None:
     group, sweeps = shipped
     claims = [item for item in group.report if isinstance(item, ClaimItem)]
     assert len(claims) >= 70
-    for item in claims:
-        for test in item.tests:
-            results = sweeps[test.sweep or ""]
-            cells = TestCells(test, results, Measured(results.evaluations, ()))
-            combinations = list(cells.combinations())
-            assert combinations, item.name
-            for at in combinations:
-                for cell in itertools.chain.from_iterable(_rows(test, cells, at)):
-                    assert cell.planned == {0, 1, 2, 3, 4}, (item.name, cell.label)
+    assert_planned(claims, sweeps)
 
 
 def test_every_numbered_claim_and_finding_is_there(

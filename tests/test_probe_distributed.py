@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import shutil
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from orchestrator import paths
 from orchestrator.ledger import State
-from orchestrator.store import Store
-from orchestrator.trial import _lockstep
 from orchestrator.worker import execute
 from tests.driving import (
     RUNTIME,
@@ -29,34 +20,14 @@ from tests.driving import (
     numbers,
     tiny_plan,
 )
-from tests.training_helpers import leave_group
+from tests.two_workers import SIZE, reports_of_two
 
 pytestmark = pytest.mark.timeout(180)
 
-SIZE = 2
 OFFLINE = (
     TINY + "  probe_steps: 30\n  workers: 2\n  scaling.teacher_workers: 1\n"
     "grids: [{axes: {strategy: [B], teacher.accuracy: [20], probe: [offline]}}]\n"
 )
-
-
-def work(rank: int, folder: Path, root: Path, name: str, attempt: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous-{name}", rank=rank, world_size=SIZE,
-        timeout=timedelta(seconds=60),
-    )  # fmt: skip
-    reports = list(execute(Store(root), name, RUNTIME, None, attempt))
-    (folder / f"{name}-{rank}.pickle").write_bytes(pickle.dumps(reports))
-    leave_group()
-
-
-def reports_of(folder: Path, root: Path, config: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """What each of two workers reports of one unit."""
-    name = config["unit"]
-    mp.spawn(work, (folder, root, name, config["attempt"]), nprocs=SIZE)  # type: ignore[no-untyped-call]
-    return [pickle.loads((folder / f"{name}-{rank}.pickle").read_bytes()) for rank in range(SIZE)]
 
 
 def test_two_workers_train_student_and_probe(tmp_path: Path) -> None:
@@ -70,15 +41,10 @@ def test_two_workers_train_student_and_probe(tmp_path: Path) -> None:
         name = config["unit"]
         names[name.partition("-")[0]] = name
         if name.startswith("teacher-"):
-            workers = [list(execute(store, name, RUNTIME, None, config["attempt"]))]
+            reports = list(execute(store, name, RUNTIME, None, config["attempt"]))
         else:
-            workers = reports_of(tmp_path, root, config)
-            passed = [
-                [(one["event"], one.get("step")) for one in reports if _lockstep(one)]
-                for reports in workers
-            ]
-            assert passed[0] == passed[1]  # Train's reports are a barrier
-        for report in workers[0]:
+            reports = reports_of_two(tmp_path, root, config)
+        for report in reports:
             conductor.on_report({"unit": name, **report})
         conductor.on_end(name, lost=False)
     assert conductor.ledger.count(State.DONE) == 3

@@ -19,16 +19,14 @@ from orchestrator.tracking_view import view
 from orchestrator.units import Unit
 from orchestrator.worker import execute
 from tests.driving import (
-    EVERY_STEP,
     RUNTIME,
     TINY,
-    Killed,
-    MortalStore,
     checkpoints,
     conductor_of,
     digits_store,
     drive_here,
     facts,
+    killed_in_turn,
     numbers,
     rows_of,
     tiny_plan,
@@ -267,21 +265,10 @@ def test_a_student_that_fails_blocks_its_probe(store: Store, tmp_path: Path) -> 
 def test_killed_at_any_change_of_the_store(reference: Store, tmp_path: Path) -> None:
     """Student and probe, killed before each write in turn, end as if nothing had happened."""
     names = [unit.name for unit in plan_in(tmp_path, reference).units]
-    lives, finished = 1, False
-    while not finished:
-        folder = tmp_path / f"lives-{lives}"
-        root = digits_store(folder).root
-        mortal = MortalStore(root, lives)
-        try:
-            drive_here(plan_in(tmp_path, mortal), mortal, runtime=EVERY_STEP)
-            finished = True
-        except Killed:
-            whole = Store(root)
-            drive_here(plan_in(tmp_path, whole), whole, runtime=EVERY_STEP)
+    for lives, survived in killed_in_turn(tmp_path, plan_in, every=29):
         for name in names:
-            assert numbers(Store(root), name) == numbers(reference, name), lives
-        assert plan_in(tmp_path, Store(root)).left == []
-        lives += 29  # a prime: every kind of write is hit in the end
+            assert numbers(survived, name) == numbers(reference, name), lives
+        assert plan_in(tmp_path, survived).left == []
     assert lives > 100
 
 

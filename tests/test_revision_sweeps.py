@@ -3,28 +3,24 @@ claims show; its claims are quoted as the summary prints them."""
 
 from __future__ import annotations
 
-import itertools
-import re
 from pathlib import Path
 
-import jsonschema
 import pytest
-import yaml
 
-from dashboards.claim_cells import Measured, TestCells
 from dashboards.claim_layout import ClaimItem
-from dashboards.claims import _rows
-from dashboards.layout import METRICS
-from dashboards.results import Plan, Results, RunRecord
-from dashboards.store import Store, read_evaluations
-from orchestrator.checks import check_unread
 from orchestrator.plan import make_plan
-from orchestrator.plandocument import plan_document
 from orchestrator.scalefile import load_scale
 from orchestrator.scaling import scale_sweep
 from orchestrator.spec import load_sweeps
-from orchestrator.sweepschema import json_schema
-from tests.test_paper import header
+from tests.shipped_sweeps import (
+    assert_editors_accept,
+    assert_planned,
+    assert_sound,
+    counts,
+    header,
+    told,
+    unmeasured,
+)
 from trainers.data.catalogue import OFFICIAL
 
 FOLDER = Path(__file__).parents[1] / "sweeps" / "revision"
@@ -32,7 +28,6 @@ PAPER = FOLDER.parent / "paper"
 SEEDS = Path(__file__).parents[2] / "shared" / "seeds"
 GROUPS = ("claims", "full")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in GROUPS)
-UNITS = "teacher|snapshot|soft-target file|score file|student step|student"
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +41,6 @@ def plans(sweeps):
     return {name: make_plan([sweep], OFFICIAL) for name, sweep in sweeps.items()}
 
 
-def told(note):
-    found = re.findall(rf"([\d,]+) ({UNITS})s?\b", note)
-    return {what: int(number.replace(",", "")) for number, what in found}
-
-
-def counts(plan):
-    facts = plan.to_json()
-    runs = facts["runs"]
-    found = {
-        "teacher": runs["teacher"], "snapshot": facts["snapshots"],
-        "soft-target file": runs["targets"], "score file": runs["scores"],
-        "student": runs["student"], "student step": facts["steps"]["planned"],
-    }  # fmt: skip
-    return {what: number for what, number in found.items() if number}
-
-
 def test_the_issue_has_its_sweeps():
     assert set(NAMES) == {
         "methods", "eta", "fraction", "selection_methods", "label_noise", "weak_teachers",
@@ -71,18 +50,12 @@ def test_the_issue_has_its_sweeps():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_loads_and_every_setting_is_read(name, sweeps):
-    sweep = sweeps[name]
-    assert sweep.name == f"revision_{name}"
-    assert sweep.title
-    assert sweep.description
-    assert sweep.report
-    assert check_unread(sweep.grids) == []
+    assert_sound(sweeps[name], f"revision_{name}")
 
 
 @pytest.mark.parametrize("name", [*NAMES, *GROUPS])
 def test_editors_accept_it_as_the_loader_does(name):
-    raw = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    jsonschema.validate(raw, json_schema())
+    assert_editors_accept(FOLDER / f"{name}.yaml")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,22 +117,7 @@ def claims():
 
 def test_every_cell_of_every_claim_is_planned(claims):
     sweeps, items = claims
-    plan = make_plan(sweeps, OFFICIAL)
-    nothing = read_evaluations(Store.open("."), [], METRICS, [])
-    for sweep in sweeps:
-        if sweep.include:
-            continue
-        own = Plan.model_validate(plan_document(sweep, plan))
-        records = {n: RunRecord(name=n, state="absent", result={}) for n in own.run_names}
-        results = Results(plan=own, evaluations=nothing, runs=records, snapshots=(), problems=())
-        for item in items:
-            for test in (test for test in item.tests if test.sweep == sweep.name):
-                cells = TestCells(test, results, Measured(results.evaluations, ()))
-                combinations = list(cells.combinations())
-                assert combinations, item.name
-                for at in combinations:
-                    for cell in itertools.chain.from_iterable(_rows(test, cells, at)):
-                        assert cell.planned == {0, 1, 2, 3, 4}, (item.name, cell.label)
+    assert_planned(items, unmeasured(sweeps))
 
 
 def test_claims_of_the_study_are_quoted(claims):

@@ -4,18 +4,14 @@ That `influence` ranks samples as retraining without each does is tested on a pr
 exact; `benchmarks/influence.py` measures it on larger ones.
 """
 
-import os
 import pickle
 import sys
 import warnings
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from training_helpers import (
     DATASET,
@@ -23,7 +19,9 @@ from training_helpers import (
     StopAfter,
     assert_equal_states,
     image_data,
+    join_group,
     leave_group,
+    of_workers,
     only,
     run_interrupted,
     student_spec,
@@ -68,7 +66,8 @@ LOOKED_AT = tuple(method for method in METHODS if method != "random")
 
 def weights(seed, scorer=SCORER, data=DATA):
     """A student with weights of its own and batch-norm statistics that are not the initial ones,
-    so that evaluation mode shows."""
+    so that evaluation mode shows. On one thread, as runs are: the number changes their bits."""
+    torch.set_num_threads(1)
     size, classes = data.info.image_size, data.info.num_classes
     model = build_student(scorer.backbone, image_size=size, num_classes=classes, seed=seed)
     with torch.no_grad():
@@ -489,11 +488,7 @@ def interrupted(world):
 
 def work(rank, folder):
     warnings.simplefilter("error")
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=SIZE,
-        timeout=timedelta(seconds=60),
-    )  # fmt: skip
+    join_group(rank, folder / "rendezvous", SIZE)
     found = {method: shared_scores(FEW, method) for method in METHODS}
     found["interrupted"] = interrupted(World.current())
     (folder / f"rank-{rank}.pickle").write_bytes(pickle.dumps(found))
@@ -503,9 +498,7 @@ def work(rank, folder):
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
     """What each worker found, by method."""
-    folder = tmp_path_factory.mktemp("workers")
-    mp.spawn(work, (folder,), nprocs=SIZE)
-    return [pickle.loads((folder / f"rank-{rank}.pickle").read_bytes()) for rank in range(SIZE)]
+    return of_workers(work, tmp_path_factory.mktemp("workers"), SIZE)
 
 
 @pytest.mark.parametrize("method", METHODS)

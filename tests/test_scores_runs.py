@@ -18,26 +18,24 @@ from orchestrator.spec import load_sweeps
 from orchestrator.store import Store
 from orchestrator.storecheck import find_damage
 from orchestrator.tracking_view import view
-from orchestrator.trial import _lockstep
 from orchestrator.units import Unit
 from orchestrator.weightsfiles import read_scores
 from orchestrator.worker import execute
 from tests.driving import (
-    EVERY_STEP,
     RUNTIME,
     TINY,
-    Killed,
-    MortalStore,
     checkpoints,
     conductor_of,
     digits_store,
     drive_here,
     facts,
+    killed_in_turn,
     numbers,
     tiny_plan,
 )
 from tests.sweep_files import write
-from tests.test_probe_distributed import reports_of
+from tests.training_helpers import StopAfter
+from tests.two_workers import reports_of_two
 from trainers.checkpoint import weights_digest
 from trainers.data import OFFICIAL
 from trainers.errors import NonFiniteLossError
@@ -130,22 +128,11 @@ def test_killed_at_any_change_of_the_store(reference: Store, tmp_path: Path) -> 
     names = [unit.name for unit in plan_in(tmp_path, reference).units if unit.kind == "student"]
     (scores,) = plan_in(tmp_path, reference).of_kind("scores")
     digest = read_scores(reference, scores.name)[1]
-    lives, finished = 1, False
-    while not finished:
-        folder = tmp_path / f"lives-{lives}"
-        root = digits_store(folder).root
-        mortal = MortalStore(root, lives)
-        try:
-            drive_here(plan_in(tmp_path, mortal), mortal, runtime=EVERY_STEP)
-            finished = True
-        except Killed:
-            whole = Store(root)
-            drive_here(plan_in(tmp_path, whole), whole, runtime=EVERY_STEP)
+    for lives, survived in killed_in_turn(tmp_path, plan_in, every=61):
         for name in names:
-            assert numbers(Store(root), name) == numbers(reference, name), lives
-        assert read_scores(Store(root), scores.name)[1] == digest, lives
-        assert plan_in(tmp_path, Store(root)).left == []
-        lives += 61  # a prime: kinds of writes are hit in turn
+            assert numbers(survived, name) == numbers(reference, name), lives
+        assert read_scores(survived, scores.name)[1] == digest, lives
+        assert plan_in(tmp_path, survived).left == []
     assert lives > 100
 
 
@@ -158,15 +145,7 @@ def test_a_stopped_scoring_goes_on(store: Store, reference: Store, tmp_path: Pat
             conductor.on_report({"unit": config["unit"], **report})
         conductor.on_end(config["unit"], lost=False)
 
-    class After:
-        def __init__(self, asked: int) -> None:
-            self.left = asked
-
-        def is_set(self) -> bool:
-            self.left -= 1
-            return self.left <= 0
-
-    first = list(execute(store, scores.name, RUNTIME, After(4)))
+    first = list(execute(store, scores.name, RUNTIME, StopAfter(4)))
     assert first[-1] == {**first[-1], "event": "finished", "reason": "stopped", "step": 4}
     assert len(checkpoints(store, scores.name)) == 1
     again = list(execute(store, scores.name, RUNTIME, None))
@@ -227,13 +206,7 @@ def test_two_workers_score_as_one_does(reference: Store, store: Store, tmp_path:
         if name != scores.name:
             reports = list(execute(store, name, RUNTIME, None, config["attempt"]))
         else:
-            of_workers = reports_of(tmp_path, store.root, config)
-            passed = [
-                [(one["event"], one.get("step")) for one in own if _lockstep(one)]
-                for own in of_workers
-            ]
-            assert passed[0] == passed[1]  # Train's reports are a barrier
-            reports = of_workers[0]
+            reports = reports_of_two(tmp_path, store.root, config)
         for report in reports:
             conductor.on_report({"unit": name, **report})
         conductor.on_end(name, lost=False)

@@ -39,22 +39,12 @@ from tests.driving import (
     tiny_plan,
     unit_of,
 )
+from tests.training_helpers import StopAfter
 from trainers.errors import NonFiniteLossError
 from trainers.spec import Runtime
 
 A = TINY.replace("  teacher: {max_steps: 300}\n", "") + "grids: [{axes: {strategy: [A]}}]\n"
 B = TINY + "grids: [{axes: {strategy: [B], teacher.accuracy: [20], seed: [0]}}]\n"
-
-
-class StopAfter:
-    """A stop flag that is set once it was asked `steps` times: the loop asks once a step."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def is_set(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,14 @@
 
 import io
 import os
+import pickle
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from trainers.batches import BatchSource
 from trainers.checkpoint import parse_state, write_state
@@ -30,6 +33,22 @@ from trainers.student import build_engine, train_student
 from trainers.targets import SoftTargets, TargetsIdentity, compute_targets, write_targets
 
 FINGERPRINT = "f" * 64
+
+
+def join_group(rank, rendezvous, size):
+    """The beginning of a worker's process. rendezvous: a file that all of its group name."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size,
+        timeout=timedelta(seconds=60),
+    )  # fmt: skip
+
+
+def of_workers(work, folder, size):
+    """What each of `size` processes found: work(rank, folder) pickles it as rank-<rank>.pickle."""
+    mp.spawn(work, (folder,), nprocs=size)
+    return [pickle.loads((folder / f"rank-{rank}.pickle").read_bytes()) for rank in range(size)]
 
 
 def leave_group():
