@@ -16,6 +16,8 @@ from typing import Any
 
 __all__ = ["ClusterView", "Node", "Picture", "Silence", "read_cluster"]
 
+_LAST_ANSWER_S = 5.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
@@ -86,13 +88,17 @@ class ClusterView:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Asks again and again while the block runs."""
-        threading.Thread(target=self._watch, name="cluster-view", daemon=True).start()
+        """Asks again and again while the block runs. A question on its way at the end is waited
+        for, but not for ever: Ray ends the whole process if it is asked while it shuts down, and
+        where the head is gone there is no answer."""
+        thread = threading.Thread(target=self._watch, name="cluster-view", daemon=True)
+        thread.start()
         try:
             yield
         finally:
             self._end.set()
-            self._asked.set()  # nobody waits for the thread: it may hang where the head is gone
+            self._asked.set()
+            thread.join(_LAST_ANSWER_S)
 
     def _watch(self) -> None:
         while not self._end.is_set():

@@ -47,6 +47,8 @@ __all__ = ["DriveOptions", "Outcome", "check_machine", "check_options", "drive"]
 
 _LOOK_S = 0.2
 _LEAVE_S = 10.0
+_LEAVE_SOON_S = 2.0
+"""Twenty rounds of Tune's loop: it is best outside of Ray's calls when Ray shuts down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +194,7 @@ def _tune(tuning: Tuning, follower: Follower, conductor: Conductor) -> None:
         while not tuning.wait(_LOOK_S):
             follower.follow()
             if conductor.must_leave:
-                patience_s = 0.0
+                patience_s = _LEAVE_SOON_S
                 break
     except ClusterLostError:
         patience_s = 0.0  # Ray's calls do not come back

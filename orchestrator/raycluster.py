@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import secrets
@@ -25,6 +26,7 @@ _DRIVER = {
     "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # Tune's own resume is never used
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a question that comes too late must not start another Ray
     "RAY_COLOR_PREFIX": "0",  # its remarks on dead workers go to logs too
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -166,7 +168,23 @@ def _shutdown() -> None:
     import ray
 
     thread = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
-    thread.start()
-    thread.join(_SHUTDOWN_S)
+    with _nothing_is_freed():
+        thread.start()
+        thread.join(_SHUTDOWN_S)
     if thread.is_alive():
         atexit.unregister(ray.shutdown)
+
+
+@contextmanager
+def _nothing_is_freed() -> Iterator[None]:
+    """Tune leaves references to Ray's objects in cycles. Ray hears of each that is freed, and ends
+    the process, status 1, if that is while it shuts down (seen with Ray 2.60): whichever thread
+    the garbage collector came up in."""
+    gc.collect()
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

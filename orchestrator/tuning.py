@@ -16,6 +16,8 @@ from orchestrator.trial import TrialConfig
 
 __all__ = ["Tuning", "repeating"]
 
+_LAST_CALL_S = 5.0
+
 _ANY_NUMBER = 1_000_000
 """Trials at once, for Tune. The ledger counts devices, which may become more; Tune only compares
 this number with others. Without it Tune keeps one trial pending, and a wide cluster idles."""
@@ -56,18 +58,21 @@ class _Guard(Conducts):
 
 @contextmanager
 def repeating(call: Callable[[], None], every_s: float = 1.0) -> Iterator[None]:
-    """Calls again and again while the block runs, from a thread that nobody waits for."""
+    """Calls again and again while the block runs, from a thread of its own. A call on its way at
+    the end is waited for, unless it hangs: see `ClusterView.watching`."""
     end = threading.Event()
 
     def repeat() -> None:
         while not end.wait(every_s):
             call()
 
-    threading.Thread(target=repeat, name="repeating", daemon=True).start()
+    thread = threading.Thread(target=repeat, name="repeating", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         end.set()
+        thread.join(_LAST_CALL_S)
 
 
 class Tuning:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,3 +218,23 @@ def test_without_a_head_it_ends(tmp_path: Path) -> None:
         one.follower.follow()
     with pytest.raises(ClusterLostError):
         one.follower.follow()
+
+
+def test_nothing_is_asked_once_the_watching_is_over() -> None:
+    """Ray would end the process, or be started anew."""
+    cluster, asking, answers = Cluster(gpu_node("a")), threading.Event(), []
+
+    def slowly() -> list[Node]:
+        asking.set()
+        time.sleep(0.3)
+        answers.append(cluster())
+        return answers[-1]
+
+    view = ClusterView(slowly, every_s=0.01)
+    asking.clear()
+    with view.watching():
+        assert asking.wait(10)
+    seen = len(answers)
+    time.sleep(0.5)
+    assert len(answers) == seen
+    assert "cluster-view" not in {thread.name for thread in threading.enumerate()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -191,3 +192,26 @@ def test_a_client_address_is_pointed_elsewhere() -> None:
     raycluster.check_address("auto")
     with pytest.raises(MachineError, match="targetsweep submit"):
         raycluster.check_address("ray://head:10001")
+
+
+def test_nothing_is_freed_while_ray_shuts_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference that is freed in that moment ends the process."""
+    import ray
+
+    seen: list[str] = []
+
+    class Reference:
+        def __init__(self) -> None:
+            self.cycle = self
+
+        def __del__(self) -> None:
+            seen.append("freed")
+
+    def shutdown() -> None:
+        seen.append("collector on" if gc.isenabled() else "collector off")
+
+    monkeypatch.setattr(ray, "shutdown", shutdown)
+    Reference()
+    raycluster._shutdown()
+    assert seen == ["freed", "collector off"]
+    assert gc.isenabled()
