@@ -11,6 +11,7 @@ from dashboards.claim_text import claims_markdown
 from dashboards.claims import Judgement
 from dashboards.contributions import HEADS, contributions_markdown
 from dashboards.page import Page, Part
+from dashboards.referee import TEACHERS_NOTE, teachers_markdown
 from dashboards.sections import Section
 
 __all__ = ["render_html", "render_markdown"]
@@ -25,7 +26,7 @@ def render_html(page: Page) -> str:
         lstrip_blocks=True,
     )
     text = environment.get_template("report.html.j2").render(
-        page=page, heads=HEADS, left_out=_left_out(page)
+        page=page, heads=HEADS, left_out=_left_out(page), teachers_note=TEACHERS_NOTE
     )
     return text.lstrip()
 
@@ -45,6 +46,7 @@ def render_markdown(page: Page, judgements: Sequence[Judgement]) -> str:
     for part in page.parts:
         parts += _heading(part) if page.is_group else []
         parts += [_section(section) for section in part.sections]
+        parts.append(teachers_markdown(part.teachers, part.teacher_heads))
     parts += [contributions_markdown(page.contributions)] if page.contributions else []
     missing = [run for part in page.parts for run in part.missing]
     parts += ["## Missing runs", _missing(missing)] if missing else []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from dashboards.comparisons import Comparison
 from dashboards.grids import MIXED, heading
 from dashboards.labels import field_label
@@ -24,6 +26,7 @@ def notes(table: Table) -> list[str]:
     """Sentences below the table, in a fixed order."""
     return [
         *_about_ours(table),
+        *_spreads(table),
         *departure_notes(table),
         *_reference_notes(table),
         *_about_odd_numbers(table),
@@ -52,6 +55,20 @@ def _about_ours(table: Table) -> list[str]:
     if table.is_mixed:
         text.append(f"{MIXED} More than one teacher snapshot (weight digest) stands behind it.")
     return text
+
+
+def _spreads(table: Table) -> list[str]:
+    """Ours beside the paper's: one that is much smaller, or larger, is a question."""
+    pairs = [
+        (std, comparison.reference.std)
+        for std, comparison in zip(table.summary.std, table.comparisons, strict=True)
+        if comparison is not None and comparison.reference.std is not None and not np.isnan(std)
+    ]
+    if not pairs:
+        return []
+    ours, theirs = np.median(pairs, axis=0)
+    cells = f"{len(pairs)} cells that have both" if len(pairs) > 1 else "the one cell that has both"
+    return [f"Median standard deviation of {cells}: ours {ours:.2f}, the paper's {theirs:.2f}."]
 
 
 def departure_notes(table: Table) -> list[str]:

@@ -19,9 +19,10 @@ from dashboards.groups import Loaded, load
 from dashboards.html_report import render_html, render_markdown
 from dashboards.long_form import csv_text
 from dashboards.notes import restriction_notes
-from dashboards.page import Page, build_page
+from dashboards.page import Page, Part, build_page
 from dashboards.provenance import Sources, provenance
 from dashboards.raw import TEACHER_COLUMNS, run_columns, run_records, teacher_records
+from dashboards.referee import teachers_markdown
 from dashboards.restriction import Restriction, restricted
 from dashboards.scoring import scoring_costs
 from dashboards.sections import Files, Section, render_items
@@ -43,6 +44,7 @@ class ReportPaths:
 
     tables: (title, Markdown) of every table in the sweep's order, claims first where there are any.
     problems: items that could not be shown and files that could not be read; the rest is whole.
+    teachers: students beside their teachers, as Markdown; empty where there are none.
     summary: what a group's page holds, in a line; empty for a sweep. filled, planned: cells of its
     tables and figures that have a value, and all.
     """
@@ -55,6 +57,7 @@ class ReportPaths:
     figures: list[str]
     problems: list[str]
     summary: str
+    teachers: str = ""
     filled: int = 0
     planned: int = 0
 
@@ -107,6 +110,7 @@ def write_report(
         + [f"{name} was never planned in this store" for name in loaded.absent]
         + list(loaded.problems),
         summary=_summary(page, shown) if loaded.is_group else "",
+        teachers="" if loaded.is_group else _teachers(page.parts[0]),
         filled=page.filled,
         planned=page.planned,
     )
@@ -120,6 +124,10 @@ def _summary(page: Page, shown: Sequence[Section]) -> str:
         f"{figures} figures; {page.filled:,} of {page.planned:,} cells filled; "
         f"claims: {verdicts or 'none'}"
     )
+
+
+def _teachers(part: Part) -> str:
+    return teachers_markdown(part.teachers, part.teacher_heads)
 
 
 def _render(loaded: Loaded) -> tuple[dict[str, list[Section]], Files]:

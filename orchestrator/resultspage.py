@@ -121,6 +121,7 @@ def _section(reports: Mapping[str, ReportPaths]) -> str:
         if report.summary and claims.issuperset(tables):
             continue
         claims.update(tables)
+        tables += [report.teachers] * bool(report.teachers)
         parts.append("\n\n".join([f"### `{name}`: {cells}", *map(_lower, tables)]) + "\n")
     if empty:
         parts.append(f"Planned and not measured: {', '.join(empty)}.\n")
