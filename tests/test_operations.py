@@ -70,7 +70,8 @@ def test_every_command_and_option_exists() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_plain_blocks_run(tmp_path: Path) -> None:
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "demo.yaml").write_text(TINY)

@@ -219,7 +219,7 @@ def load_weights(model: Teacher, weights: dict[str, Tensor]) -> None:
 
 
 class _Scoring:
-    """Where a scoring is: `step` chunks, over all passes, are behind it."""
+    """Where a scoring is: `step` chunks, over all passes, are behind it, of `last`."""
 
     def __init__(
         self,
@@ -234,7 +234,6 @@ class _Scoring:
         self.device = torch.device(runtime.device)
         self.world = world
         self.step = 0
-        self.num_passes = num_passes(spec.scoring)
         labels_N = noisy_labels(data.train_labels, spec.dataset, num_classes=info.num_classes)
         self._labels_N = labels_N.to(self.device)
         self._data = data
@@ -246,10 +245,11 @@ class _Scoring:
         model.eval().requires_grad_(False)
         self._method = _method(spec, model, weights, len(labels_N))
         self.chunks = -(-len(labels_N) // CHUNK)
+        self.last = num_chunks(spec.scoring, len(labels_N))
 
     def advance(self) -> Generator[None, None, None]:
         """The chunks that are left, one at a time."""
-        while self.step < self.num_passes * self.chunks:
+        while self.step < self.last:
             number, first = divmod(self.step, self.chunks)
             self._method.begin(number)
             mine = [self._rows(chunk) for chunk in range(first, self.chunks)]
@@ -366,14 +366,14 @@ def _refuse_unfit(
 
 def _pass_over(scoring: _Scoring, runtime: Runtime, stop: StopFlag | None) -> Iterator[Event]:
     control = Control(stop, runtime.checkpoint_every_s, scoring.world, scoring.device)
-    told, last = time.monotonic(), scoring.num_passes * scoring.chunks
+    told = time.monotonic()
     with closing(scoring.advance()) as chunks:
         for _ in chunks:
             if time.monotonic() - told >= 1.0:
                 told = time.monotonic()
                 yield Progress(step=scoring.step, top1=None)
             checkpoint_due, stopping = control.ask(scoring.step)
-            if scoring.step == last:
+            if scoring.step == scoring.last:
                 break
             if checkpoint_due:
                 yield Checkpoint(step=scoring.step, state=scoring.state_dict())
@@ -381,4 +381,4 @@ def _pass_over(scoring: _Scoring, runtime: Runtime, stop: StopFlag | None) -> It
                 yield Finished(reason="stopped", step=scoring.step)
                 return
     yield Scored(scores_N=scoring.scores())
-    yield Finished(reason="done", step=last)
+    yield Finished(reason="done", step=scoring.last)
