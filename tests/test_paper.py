@@ -33,7 +33,8 @@ EXPECTED = {
     *("figure_4", "figure_5a", "figure_6a", "figure_6b", "figure_7a", "figure_7b", "figure_8"),
     *("figure_11", "figure_12", "figure_14", "figure_15", "figure_16", "figure_17", "figure_18"),
     "review_figure_1",
-    *(f"check_{of}" for of in ("decoupling", "flattened", "learning_rate", "teacher_strength")),
+    *(f"check_{of}" for of in ("decoupling", "flattened", "learning_rate")),
+    *("check_teacher_spread", "check_teacher_strength"),
 }
 
 # Reference values by sweep: means, gains.
@@ -279,6 +280,7 @@ def students(name: str, **where: Any) -> set[str]:
         ("table_8", {"teacher.accuracy": [None, 12, 28, 50]}, "table_7"),
         ("check_decoupling", {"loss": "decoupled", "probe": "joint"}, "table_3"),
         ("check_teacher_strength", {"strategy": ["B", "C"]}, "table_3"),
+        ("check_teacher_spread", {"teacher.seed": 0}, "table_3"),
         ("check_learning_rate", {"training.lr": [1e-2, 1e-3, 1e-4], "strategy": ["A", "B"]},
          "table_5"),
     ],
