@@ -188,6 +188,22 @@ def test_without_references_no_word_of_the_paper(tmp_path: Path) -> None:
     assert "paper" not in long_columns(table)
 
 
+def test_spreads_stand_beside_the_papers(tmp_path: Path) -> None:
+    """Those of cells that have both: one reference here is without a ±."""
+    references = [row(25.0, std=0.4), row(50.0, step=300, std=0.9), row(25.0, strategy="C")]
+    table = table_of(tmp_path, references)
+    ours = [
+        table.summary.std[index]
+        for index, cell in enumerate(table.cells)
+        if cell.coordinates in ((50.0, "B", 30.0), (300.0, "B", 30.0))
+    ]
+    (said,) = (text for text in notes(table) if text.startswith("Median standard deviation"))
+    assert said == (
+        f"Median standard deviation of 2 cells that have both: ours {np.median(ours):.2f}, "
+        "the paper's 0.65."
+    )
+
+
 @pytest.mark.parametrize(
     ("bold", "expected"),
     [
