@@ -24,12 +24,17 @@ def check_place(out: str) -> None:
         )
 
 
-def export_so_far(console: Console, store: Store, out: str, sweeps: Sequence[str]) -> None:
-    """The complete runs of the sweeps. Where there is none yet, or it cannot be written, says so:
-    the store has everything all the same."""
+def export_so_far(
+    console: Console, store: Store, out: str, sweeps: Sequence[str], *, with_weights: bool = False
+) -> None:
+    """The complete runs of the sweeps; with_weights: also the teachers' snapshots and every run's
+    last checkpoint, within the sizes that `store export` takes by itself. Where there is nothing
+    yet, or it cannot be written, says so: the store has everything all the same."""
+    from orchestrator.bundleweights import MAX_CHECKPOINT_MB, MAX_TEACHER_MB, Limits
     from orchestrator.storecommands import export_store
 
+    every = Limits(teacher_mb=MAX_TEACHER_MB, checkpoint_mb=MAX_CHECKPOINT_MB)
     try:
-        export_store(console, store, out, sweeps)
+        export_store(console, store, out, sweeps, every if with_weights else Limits())
     except (StoreError, UserError) as error:
         console.print(f"warning: no bundle: {error}", style="yellow", soft_wrap=True, markup=False)

@@ -19,6 +19,7 @@ from orchestrator.cli_options import (
     Concurrency,
     DataOption,
     Export,
+    ExportWeights,
     Files,
     GpusPerRun,
     Limits,
@@ -137,6 +138,7 @@ def run(
     ] = 900.0,
     budget: Budget = None,
     export: Export = None,
+    export_weights: ExportWeights = False,
     tracking_uri: TrackingUri = None,
     metrics_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="serve Prometheus metrics at this port")
@@ -153,6 +155,8 @@ def run(
     from orchestrator.sweeping import run_sweeps
     from orchestrator.timelimit import time_limit
 
+    if export_weights and export is None:
+        raise UserError("--export-weights says what a bundle holds", "give --export too")
     asked, place = _asked(files, scale, limit, set_, data), Store(store)
     time = time_limit(budget, os.environ, read_overheads(place))
     options = DriveOptions(
@@ -176,7 +180,14 @@ def run(
         planning.show(screen())
         return
     run_sweeps(
-        asked, place, options, screen(), tracking_uri=tracking_uri, limit=time, export=export
+        asked,
+        place,
+        options,
+        screen(),
+        tracking_uri=tracking_uri,
+        limit=time,
+        export=export,
+        export_weights=export_weights,
     )
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "Concurrency",
     "DataOption",
     "Export",
+    "ExportWeights",
     "Files",
     "GpusPerRun",
     "Limits",
@@ -75,6 +76,13 @@ Budget = Annotated[
 ]
 Export = Annotated[
     str | None, typer.Option(help="write what is complete as a bundle at the end: folder or .zip")
+]
+ExportWeights = Annotated[
+    bool,
+    typer.Option(
+        "--export-weights",
+        help="that bundle with teacher snapshots and checkpoints: goes on elsewhere",
+    ),
 ]
 
 

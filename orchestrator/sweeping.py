@@ -62,9 +62,11 @@ def run_sweeps(
     tracking_uri: str | None,
     limit: Limit | None = None,
     export: str | None = None,
+    export_weights: bool = False,
 ) -> None:
     """Runs what is left of the sweeps, reports and tracks it. limit: of the time of all that.
-    export: where a bundle of what is complete is written at the end.
+    export: where a bundle of what is complete is written at the end; export_weights: with what it
+    takes to go on elsewhere.
 
     Raises UserError before anything starts, RunsFailedError after everything that could be done is,
     BudgetSpentError where the limit left some of it,
@@ -103,7 +105,8 @@ def run_sweeps(
                 has_time=_has_time(limit),
             )
             if export is not None:
-                export_so_far(console, store, export, [sweep.name for sweep in sweeps])
+                names = [sweep.name for sweep in sweeps]
+                export_so_far(console, store, export, names, with_weights=export_weights)
             write_overheads(store, watch.overheads(limit, outcomes))
     except KeyboardInterrupt:  # before the first trial, or after the last
         raise InterruptedByUser(stopped_text()) from None

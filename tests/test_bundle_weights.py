@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from functools import cache
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from dashboards.report import write_report
@@ -19,6 +21,7 @@ from orchestrator.bundlefile import read_pack, write_pack
 from orchestrator.bundleimport import import_bundles
 from orchestrator.bundlesnapshots import as_copy, disagreement, forms, joined, snapshot_fault
 from orchestrator.bundleweights import Limits, decoded
+from orchestrator.bundling import export_so_far
 from orchestrator.errors import UserError
 from orchestrator.inventory import read_inventory
 from orchestrator.plan import Plan
@@ -342,3 +345,25 @@ def test_the_command(tmp_path: Path) -> None:
     )
     ended = CliRunner().invoke(cli.app, [*arguments, "--max-teacher-mb", "3"])
     assert "give --teachers too" in str(ended.exception)
+
+
+def test_the_end_of_a_run_with_and_without(tmp_path: Path) -> None:
+    """`run --export-weights`: what `store export` takes where it is asked for everything."""
+    console = Console(file=io.StringIO(), width=200)
+    for with_weights in (False, True):
+        out = str(tmp_path / f"{with_weights}")
+        export_so_far(console, reference(), out, [NAME], with_weights=with_weights)
+    plain, whole = (
+        [file.suffix for file in (tmp_path / name).rglob("*")] for name in ("False", "True")
+    )
+    assert ".safetensors" not in plain
+    assert ".safetensors" in whole
+    assert "teacher snapshots go along" in console.file.getvalue()
+
+
+def test_weights_of_no_bundle_are_a_mistake(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        cli.app, ["run", "sweeps/demo.yaml", "--store", str(tmp_path), "--export-weights"]
+    )
+    assert isinstance(result.exception, UserError)
+    assert "give --export too" in str(result.exception)
