@@ -26,6 +26,7 @@ from dashboards.labels import as_key, axis_label, field_label, phrase
 __all__ = [
     "CLAIM_COLUMNS",
     "asks",
+    "begun_claims_markdown",
     "claim_records",
     "claims_markdown",
     "effect_text",
@@ -227,6 +228,14 @@ def claims_markdown(judgements: Sequence[Judgement], level: int = 2) -> str:
         parts += [item.note] if item.note else []
         parts += [_test_markdown(result) for result in judgement.tests]
     return "\n\n".join(parts) + "\n"
+
+
+def begun_claims_markdown(judgements: Sequence[Judgement]) -> str:
+    """The same of claims that have data; of the others, how many there are."""
+    begun = [one for one in judgements if any(test.have for test in one.tests)]
+    text = claims_markdown(begun)
+    left = len(judgements) - len(begun)
+    return f"{text}\n{left} of {len(judgements)} claims have no data yet.\n" if left else text
 
 
 def _test_markdown(result: TestResult) -> str:

@@ -144,7 +144,9 @@ class _Court:
 
     def _name(self, test: ClaimTest) -> str:
         name = test.sweep or self._default
-        return name if name in self._sweeps else name + self._suffix
+        if name in self._sweeps or name.endswith(self._suffix):
+            return name
+        return name + self._suffix
 
     def judgements(self) -> list[Judgement]:
         return [self._judgement(claim) for claim in self._claims]

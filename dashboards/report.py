@@ -12,7 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from dashboards.claim_text import CLAIM_COLUMNS, claim_records, claims_markdown
+from dashboards.claim_text import (
+    CLAIM_COLUMNS,
+    begun_claims_markdown,
+    claim_records,
+    claims_markdown,
+)
 from dashboards.claims import Judgement, judge
 from dashboards.errors import ReportError
 from dashboards.groups import Loaded, load
@@ -42,7 +47,7 @@ CLAIMS = "Claims"
 class ReportPaths:
     """Where a report lies (local paths or URIs) and what a screen shows of it.
 
-    tables: (title, Markdown) of every table in the sweep's order, claims first where there are any.
+    tables: (title, Markdown) of every table in the sweep's order, claims that have data first.
     problems: items that could not be shown and files that could not be read; the rest is whole.
     teachers: students beside their teachers, as Markdown; empty where there are none.
     summary: what a group's page holds, in a line; empty for a sweep. filled, planned: cells of its
@@ -103,7 +108,7 @@ def write_report(
         index=child_uri(root, "index.html"),
         markdown=child_uri(root, "report.md"),
         provenance=child_uri(root, "provenance.json"),
-        tables=[(CLAIMS, claims_markdown(judgements))] * bool(judgements)
+        tables=[(CLAIMS, begun_claims_markdown(judgements))] * bool(judgements)
         + [(section.title, section.markdown) for section in shown if section.markdown],
         figures=[child_uri(root, f"{section.image}.png") for section in shown if section.image],
         problems=[s.problem for s in shown if s.problem]

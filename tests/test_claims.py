@@ -12,7 +12,14 @@ from dashboards_store import grid, write_plan, write_run, write_snapshot
 from pydantic import ValidationError
 
 from dashboards.claim_layout import ClaimItem
-from dashboards.claim_text import asks, claim_records, claims_markdown, refuting, summary
+from dashboards.claim_text import (
+    asks,
+    begun_claims_markdown,
+    claim_records,
+    claims_markdown,
+    refuting,
+    summary,
+)
 from dashboards.claims import Judgement, judge
 from dashboards.groups import load
 from dashboards.results import load_plan, load_results
@@ -253,6 +260,23 @@ def test_a_sweep_that_was_never_planned_is_named(tmp_path: Path) -> None:
     found = verdict(tmp_path, GREATER | {"sweep": "table_9"}, score=c_over_b(1.0))
     assert found.verdict == "not enough data"
     assert found.findings[0].problem == "sweep table_9 was never planned in this store"
+
+
+@pytest.mark.parametrize("asked", ["elsewhere", "elsewhere-pilot"])
+def test_the_suffix_of_a_pilot_is_added_once(asked: str) -> None:
+    """A group of pilots names its sweeps with it, a sweep of its own without."""
+    (found,) = judge([claim(GREATER | {"sweep": asked})], {}, "demo", "-pilot")
+    assert [test.sweep for test in found.tests] == ["elsewhere-pilot"]
+
+
+def test_claims_without_data_are_counted_alone(tmp_path: Path) -> None:
+    found = verdict(tmp_path, GREATER | {"each": ["teacher.accuracy"]}, score=c_over_b(2.0))
+    (empty,) = judge([claim(GREATER | {"sweep": "elsewhere"}, name="two")], {}, "demo")
+    assert begun_claims_markdown([found]) == claims_markdown([found])
+    text = begun_claims_markdown([found, empty])
+    assert text.endswith("\n1 of 2 claims have no data yet.\n")
+    assert "### one" in text
+    assert "### two" not in text
 
 
 def test_records_and_text_name_everything(tmp_path: Path) -> None:
