@@ -66,7 +66,7 @@ def test_a_sweep_that_does_not_fit_in_is_named(tmp_path: Path) -> None:
 
 
 def test_pilots_and_full_scale_stand_apart() -> None:
-    page = results_page([str(BUNDLES / "cifar10-pilot-xeon"), reference_bundle()])
+    page = results_page([str(BUNDLES / "cifar10-pilot-epyc"), reference_bundle()])
     full, pilots = page.partition("## Full scale")[2].split("## Pilots")
     assert "### `tiny`: " in full
     assert "-pilot`" not in full
