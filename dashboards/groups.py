@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow.fs as pafs
 
 from dashboards.errors import ReportError
-from dashboards.results import Plan, Results, load_plan, load_results
+from dashboards.results import Plan, Results, is_used, load_plan, load_results
 from dashboards.store import Store
 
 __all__ = ["Loaded", "load", "select"]
@@ -91,7 +91,7 @@ def select(results: Results, plan: Plan) -> Results:
     evaluations["run"] = evaluations["run"].cat.set_categories(names)
     records = {name: results.runs[name] for name in names}
     digests = {record.teacher_digest for record in records.values()}
-    used = tuple(s for s in results.snapshots if s.digest in digests or s.run in records)
+    used = tuple(s for s in results.snapshots if is_used(s, plan, digests, records))
     teachers = {s.run: results.runs[s.run] for s in used if s.run in results.runs}
     return Results(
         plan=plan, evaluations=evaluations, runs=teachers | records, snapshots=used, problems=()

@@ -8,6 +8,7 @@ run: a damaged or half-written file makes the run (or its result) missing and is
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -35,6 +36,7 @@ __all__ = [
     "RunRecord",
     "Scale",
     "Snapshot",
+    "is_used",
     "load_plan",
     "load_results",
 ]
@@ -44,10 +46,10 @@ class Point(BaseModel):
     """A grid point: one seed of one setting, and the run that answers it.
 
     run: None where a pilot cannot answer it (a teacher out of reach). settings: all fields of the
-    point, those equal in the whole sweep included. scores: what its run selects by. horizon: last
-    step asked by this point; the run may have gone further for another one. actual: fields,
-    `horizon` among them, whose value in the run is another one, because a scaled sweep keeps the
-    full sweep's settings as its layout.
+    point, those equal in the whole sweep included. scores: what its run selects by. snapshot:
+    `<teacher run>/acc-<preset>`, what it learns from. horizon: last step asked by this point; the
+    run may have gone further for another one. actual: fields, `horizon` among them, whose value in
+    the run is another one, because a scaled sweep keeps the full sweep's settings as its layout.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,6 +57,7 @@ class Point(BaseModel):
     run: str | None = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     settings: dict[str, JsonValue]
     scores: str | None = None
+    snapshot: str | None = None
     horizon: int = Field(ge=1)
     actual: dict[str, JsonValue] = {}
 
@@ -137,6 +140,12 @@ class Plan(BaseModel):
         its numbers tested against the paper's."""
         scale = ["pilot"] if self.scale else []
         return ", ".join(scale + ["other settings"] * bool(self.overrides))
+
+    @cached_property
+    def teacher_names(self) -> frozenset[str]:
+        """Runs of the teachers that its points learn from."""
+        asked = (point.snapshot.partition("/")[0] for point in self.points if point.snapshot)
+        return frozenset(asked)
 
     @cached_property
     def run_names(self) -> tuple[str, ...]:
@@ -287,8 +296,9 @@ def load_results(store: str, plan: Plan) -> Results:
     records = {name: _with_digest(files, r, snapshots) for name, r in records.items()}
     digests = {record.teacher_digest for record in records.values()}
     used = sorted(
-        [s for s in snapshots.values() if s.digest in digests or s.run in records]
-        + [s for s in copies if s.digest in digests]
+        s
+        for s in (*snapshots.values(), *(copy for copy in copies if copy.digest in digests))
+        if is_used(s, plan, digests, records)
     )
     teachers = sorted({snapshot.run for snapshot in used} - set(records))
     records |= _read_records(files, present, teachers, set(teachers), problems)
@@ -299,6 +309,18 @@ def load_results(store: str, plan: Plan) -> Results:
         snapshots=tuple(used),
         problems=tuple(sorted(problems)),
     )
+
+
+def is_used(
+    snapshot: Snapshot, plan: Plan, digests: Collection[str | None], runs: Collection[str]
+) -> bool:
+    """Whether the plan's runs made a snapshot, or learnt from it: digests, runs: of those runs.
+    Teachers that differ in their data may share weights, untrained ones at least, with another
+    accuracy."""
+    if snapshot.run in runs:
+        return True
+    known = plan.teacher_names
+    return snapshot.digest in digests and (not known or snapshot.run in known)
 
 
 def _has(present: dict[str, set[str]], name: str) -> bool:

@@ -28,8 +28,8 @@ _HEAD = """\
 
 Made by `targetsweep results` (`make results`) from the bundles below; do not edit. Ours are mean ±
 sample standard deviation over seeds. The paper's numbers stand beside them; differences are tested
-at full scale alone. What is empty was not measured. [findings.md](findings.md) reads it as a referee
-would; [README](../README.md) says how to add to it.
+at full scale alone. What is empty was not measured. [findings.md](findings.md) reads it as a
+referee would; [README](../README.md) says how to add to it.
 """
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dashboards_store import grid, write_plan, write_run, write_snapshot
+from dashboards_store import (
+    TEACHER,
+    grid,
+    read_json,
+    write_json,
+    write_plan,
+    write_run,
+    write_snapshot,
+)
 
 from dashboards.groups import load
 from dashboards.referee import teacher_heads, teacher_rows
@@ -85,6 +94,24 @@ def test_several_teachers_of_one_accuracy(tmp_path: Path) -> None:
     assert (row.teachers, row.accuracy) == (2, 30.75)
     assert row.spreads["B"] == pytest.approx(0.5**0.5)
     assert row.cells[1] == "30.75 (2 teachers)"
+
+
+def test_a_teacher_of_another_sweep_with_the_same_weights_is_not_asked(tmp_path: Path) -> None:
+    """An untrained net has one accuracy a data set, and one digest."""
+    points = grid(strategies=("B",), teachers=(30.0,), seeds=(0,))
+    write_plan(tmp_path, points, TABLE[:0])
+    path = tmp_path / "sweeps/demo/plan.json"
+    plan = read_json(path)
+    plan["points"][0]["snapshot"] = f"{TEACHER}/acc-30"
+    write_json(path, plan)
+    write_run(tmp_path, points[0], score=known)
+    write_snapshot(tmp_path, 30.0)
+    shutil.copytree(tmp_path / "runs" / TEACHER, tmp_path / "runs/teacher-zz")
+    other = tmp_path / "runs/teacher-zz/snapshots/acc-30.json"
+    write_json(other, read_json(other) | {"accuracy": 33.0})
+    results = load(str(tmp_path), "demo").results
+    assert [snapshot.run for snapshot in results.snapshots] == [TEACHER]
+    assert teacher_rows(results)[0].accuracy == 30.25
 
 
 def test_columns_for_what_varies(tmp_path: Path) -> None:
