@@ -127,9 +127,8 @@ def _splits(results: Results) -> tuple[str, ...]:
 
 def _students(results: Results) -> pd.DataFrame:
     """Complete students of B and C whose teacher is known, each where it is asked to go furthest:
-    the columns that split, teacher's
-    preset, digest and accuracy, strategy, seed, `setting` (all fields but the seed), `alike` (equal
-    for a C and the B that it is compared with), g and h."""
+    the columns that split, teacher's preset, digest and accuracy, strategy, seed, `setting` (all
+    fields but the seed), `alike` (equal for a C and the B it is compared with), g and h."""
     accuracy = {snapshot.digest: snapshot.accuracy for snapshot in results.snapshots}
     rows: dict[str, dict[str, Any]] = {}
     pairs = zip(results.plan.points, run_records(results), strict=True)

@@ -16,16 +16,24 @@ from orchestrator.cli_cluster import add_cluster_commands
 from orchestrator.cli_options import (
     DEFAULT_STORE,
     Budget,
+    CheckpointEvery,
+    Compile,
     Concurrency,
+    CudaGraphs,
     DataOption,
     Export,
     ExportWeights,
     Files,
     GpusPerRun,
+    HangAfter,
     Limits,
+    MetricsHost,
+    MetricsPort,
     Overrides,
+    RayAddress,
     ScaleOption,
     StoreOption,
+    Threads,
     TrackingUri,
     WorkersPerRun,
     screen,
@@ -38,6 +46,8 @@ from trainers.errors import TrainerError
 
 if TYPE_CHECKING:
     from orchestrator.asked import Asked
+    from orchestrator.budget import Limit
+    from orchestrator.driver import DriveOptions
 
 __all__ = ["app", "main"]
 
@@ -119,39 +129,24 @@ def run(
     concurrency: Concurrency = None,
     workers_per_run: WorkersPerRun = None,
     gpus_per_run: GpusPerRun = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(envvar="RAY_ADDRESS", help="auto or host:port of a cluster; default: here"),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of a run; default 1, reproducible")
-    ] = None,
-    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the models")] = False,
-    cuda_graphs: Annotated[
-        bool, typer.Option("--cuda-graphs/--no-cuda-graphs", help="replay captured steps on GPUs")
-    ] = True,
-    checkpoint_every: Annotated[
-        float, typer.Option(min=0.0, help="seconds between checkpoints")
-    ] = 60.0,
-    hang_after: Annotated[
-        float, typer.Option(min=1.0, help="seconds without a step after which a run is ended")
-    ] = 900.0,
+    ray_address: RayAddress = None,
+    threads: Threads = None,
+    compile_: Compile = False,
+    cuda_graphs: CudaGraphs = True,
+    checkpoint_every: CheckpointEvery = 60.0,
+    hang_after: HangAfter = 900.0,
     budget: Budget = None,
     export: Export = None,
     export_weights: ExportWeights = False,
     tracking_uri: TrackingUri = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="serve Prometheus metrics at this port")
-    ] = None,
-    metrics_host: Annotated[
-        str, typer.Option(help="address to serve them at; 0.0.0.0 is any")
-    ] = "127.0.0.1",
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="plan, start nothing")] = False,
 ) -> None:
     """Runs what is left of the sweeps. Run it again to resume: nothing finished is done twice."""
-    from orchestrator.driver import DriveOptions, check_options
+    from orchestrator.bundling import BundleExport
+    from orchestrator.driver import DriveOptions
     from orchestrator.overheads import read_overheads
-    from orchestrator.planning import Planning
     from orchestrator.sweeping import run_sweeps
     from orchestrator.timelimit import time_limit
 
@@ -173,11 +168,7 @@ def run(
         metrics_host=metrics_host,
     )
     if dry_run:
-        check_options(options)
-        planning = Planning(asked, place)
-        if time is not None:
-            planning.limit(time.total_s, concurrency)
-        planning.show(screen())
+        _show_plan(asked, place, options, time)
         return
     run_sweeps(
         asked,
@@ -186,9 +177,20 @@ def run(
         screen(),
         tracking_uri=tracking_uri,
         limit=time,
-        export=export,
-        export_weights=export_weights,
+        export=None if export is None else BundleExport(export, export_weights),
     )
+
+
+def _show_plan(asked: Asked, store: Store, options: DriveOptions, limit: Limit | None) -> None:
+    """`run --dry-run`: nothing is started."""
+    from orchestrator.driver import check_options
+    from orchestrator.planning import Planning
+
+    check_options(options)
+    planning = Planning(asked, store)
+    if limit is not None:
+        planning.limit(limit.total_s, options.concurrency)
+    planning.show(screen())
 
 
 app.command(name="resume", help="The same as run: what the store holds is not done again.")(run)

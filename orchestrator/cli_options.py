@@ -11,16 +11,24 @@ from rich.console import Console
 __all__ = [
     "DEFAULT_STORE",
     "Budget",
+    "CheckpointEvery",
+    "Compile",
     "Concurrency",
+    "CudaGraphs",
     "DataOption",
     "Export",
     "ExportWeights",
     "Files",
     "GpusPerRun",
+    "HangAfter",
     "Limits",
+    "MetricsHost",
+    "MetricsPort",
     "Overrides",
+    "RayAddress",
     "ScaleOption",
     "StoreOption",
+    "Threads",
     "TrackingUri",
     "WorkersPerRun",
     "screen",
@@ -77,6 +85,25 @@ Budget = Annotated[
 Export = Annotated[
     str | None, typer.Option(help="write what is complete as a bundle at the end: folder or .zip")
 ]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(envvar="RAY_ADDRESS", help="auto or host:port of a cluster; default: here"),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of a run; default 1, reproducible")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the models")]
+CudaGraphs = Annotated[
+    bool, typer.Option("--cuda-graphs/--no-cuda-graphs", help="replay captured steps on GPUs")
+]
+CheckpointEvery = Annotated[float, typer.Option(min=0.0, help="seconds between checkpoints")]
+HangAfter = Annotated[
+    float, typer.Option(min=1.0, help="seconds without a step after which a run is ended")
+]
+MetricsPort = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="serve Prometheus metrics at this port")
+]
+MetricsHost = Annotated[str, typer.Option(help="address to serve them at; 0.0.0.0 is any")]
 ExportWeights = Annotated[
     bool,
     typer.Option(

@@ -121,14 +121,8 @@ def drive(
         view = ClusterView(partial(read_cluster, is_shared=is_shared))
         use_gpu, capacity = _capacity(view, options)
         _refuse_unfit(plan.left, capacity.total, options, use_gpu=use_gpu)
-        ledger = Ledger(
-            plan.left,
-            capacity,
-            held=plan.held_tokens,
-            costs={unit.name: _cost(unit, plan) for unit in plan.left},
-            shape_of=_shapes(plan, options, view.picture, progress, use_gpu, capacity.total),
-            worth=_worth(plan, limit),
-        )
+        shape_of = _shapes(plan, options, view.picture, progress, use_gpu, capacity.total)
+        ledger = _ledger(plan, capacity, shape_of, limit)
         timebox = _timebox(limit, plan, store)
         conductor = Conductor(
             ledger,
@@ -159,6 +153,19 @@ def drive(
         with suppress(StoreError):  # a flag that is left behind stops nobody else
             store.delete(paths.stop_flag(driver))
     return _outcome(ledger, bool(interrupted), spent)
+
+
+def _ledger(
+    plan: Plan, capacity: Capacity, shape_of: Callable[[Task], Shape], limit: Limit | None
+) -> Ledger:
+    return Ledger(
+        plan.left,
+        capacity,
+        held=plan.held_tokens,
+        costs={unit.name: _cost(unit, plan) for unit in plan.left},
+        shape_of=shape_of,
+        worth=_worth(plan, limit),
+    )
 
 
 def _worth(plan: Plan, limit: Limit | None) -> Worth | None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from orchestrator import clock, paths
 from orchestrator.asked import Asked, bound, limited, measuring, read_asked, store_plan
 from orchestrator.budget import Limit
-from orchestrator.bundling import check_place, export_so_far
+from orchestrator.bundling import BundleExport, check_place, export_so_far
 from orchestrator.conclusion import InterruptedByUser, conclude, stopped_text
 from orchestrator.conductor import Listener, Live
 from orchestrator.damage import Mender
@@ -61,12 +61,10 @@ def run_sweeps(
     *,
     tracking_uri: str | None,
     limit: Limit | None = None,
-    export: str | None = None,
-    export_weights: bool = False,
+    export: BundleExport | None = None,
 ) -> None:
     """Runs what is left of the sweeps, reports and tracks it. limit: of the time of all that.
-    export: where a bundle of what is complete is written at the end; export_weights: with what it
-    takes to go on elsewhere.
+    export: the bundle that is written at the end.
 
     Raises UserError before anything starts, RunsFailedError after everything that could be done is,
     BudgetSpentError where the limit left some of it,
@@ -76,7 +74,7 @@ def run_sweeps(
     limited(sweeps, asked)
     check_options(options)
     if export is not None:
-        check_place(export)
+        check_place(export.out)
     watch = _Stopwatch()
     check_sources(sweeps, locations, store)
     outcomes: list[Outcome] = []
@@ -105,8 +103,7 @@ def run_sweeps(
                 has_time=_has_time(limit),
             )
             if export is not None:
-                names = [sweep.name for sweep in sweeps]
-                export_so_far(console, store, export, names, with_weights=export_weights)
+                export_so_far(console, store, export, [sweep.name for sweep in sweeps])
             write_overheads(store, watch.overheads(limit, outcomes))
     except KeyboardInterrupt:  # before the first trial, or after the last
         raise InterruptedByUser(stopped_text()) from None

@@ -21,7 +21,7 @@ from orchestrator.bundlefile import read_pack, write_pack
 from orchestrator.bundleimport import import_bundles
 from orchestrator.bundlesnapshots import as_copy, disagreement, forms, joined, snapshot_fault
 from orchestrator.bundleweights import Limits, decoded
-from orchestrator.bundling import export_so_far
+from orchestrator.bundling import BundleExport, export_so_far
 from orchestrator.errors import UserError
 from orchestrator.inventory import read_inventory
 from orchestrator.plan import Plan
@@ -352,7 +352,7 @@ def test_the_end_of_a_run_with_and_without(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
     for with_weights in (False, True):
         out = str(tmp_path / f"{with_weights}")
-        export_so_far(console, reference(), out, [NAME], with_weights=with_weights)
+        export_so_far(console, reference(), BundleExport(out, with_weights), [NAME])
     plain, whole = (
         [file.suffix for file in (tmp_path / name).rglob("*")] for name in ("False", "True")
     )
