@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dashboards.results import RunRecord
+from dashboards.table_text import pipe_table
 
-__all__ = ["HEADS", "Contribution", "contributions", "contributions_markdown"]
+__all__ = ["HEADS", "Contribution", "arithmetic", "contributions", "contributions_markdown"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """Runs that ended in one kind of environment. hours: of wall time, one run after the other.
-    moved: those of the runs that began elsewhere, in another environment."""
+    """Runs that ended in one kind of environment. precision: as `arithmetic` has it. hours: of wall
+    time, one run after the other. moved: those of the runs that began elsewhere, in another
+    environment."""
 
     hardware: str
     workers: str
@@ -31,19 +34,29 @@ class Contribution:
         return (*about, runs, f"{self.hours:.2f}")
 
 
+def arithmetic(environment: Mapping[str, Any]) -> str:
+    """What decides a run's last bits on one kind of hardware: `fp32`, `bf16, compiled`, `fp32, 4
+    threads`. A run of before these were recorded tells its precision alone."""
+    parts = [str(environment.get("precision", ""))]
+    parts += ["compiled"] if environment.get("compiled") else []
+    threads = environment.get("threads") or 1
+    parts += [f"{threads} threads"] if threads != 1 else []
+    return ", ".join(parts)
+
+
 HEADS = ("Hardware", "Workers", "Precision", "torch", "Runs", "Hours")
 
 
 def contributions(records: Iterable[RunRecord]) -> list[Contribution]:
-    """By hardware, workers, precision and torch, sorted; of runs that have a result."""
+    """By hardware, workers, arithmetic and torch, sorted; of runs that have a result."""
     found: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in records:
         if record.result:
             own = record.result.get("environment") or {}
-            names = ("hardware", "workers", "precision", "torch")
-            about = [str(own.get(name, "")) for name in names]
-            about[0] = about[0] or str(own.get("device", "")) or "not recorded"
-            found.setdefault(tuple(about), []).append(record)
+            hardware = str(own.get("hardware") or own.get("device") or "not recorded")
+            workers, torch = (str(own.get(name, "")) for name in ("workers", "torch"))
+            about = (hardware, workers, arithmetic(own), torch)
+            found.setdefault(about, []).append(record)
     return [
         Contribution(
             hardware=hardware,
@@ -60,6 +73,5 @@ def contributions(records: Iterable[RunRecord]) -> list[Contribution]:
 
 def contributions_markdown(found: Sequence[Contribution]) -> str:
     """A heading and the table."""
-    align = ["---"] * (len(HEADS) - 2) + ["---:"] * 2
-    lines = [HEADS, align, *(one.cells for one in found)]
-    return "## Contributions\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = pipe_table(HEADS, (one.cells for one in found), num_keys=len(HEADS) - 2)
+    return f"## Contributions\n\n{table}"

@@ -19,6 +19,7 @@ import pandas as pd
 from dashboards.labels import as_key, field_label, value_label
 from dashboards.raw import run_records
 from dashboards.results import Results
+from dashboards.table_text import pipe_table
 
 __all__ = ["TEACHERS_NOTE", "TeacherRow", "teacher_heads", "teacher_rows", "teachers_markdown"]
 
@@ -102,10 +103,7 @@ def teachers_markdown(rows: Sequence[TeacherRow], heads: Sequence[str]) -> str:
     """A heading, the table and what it shows; empty without rows."""
     if not rows:
         return ""
-    names = len(rows[0].at) + 1
-    align = ["---"] * names + ["---:"] * (len(heads) - names)
-    lines = [heads, align, *(row.cells for row in rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = pipe_table(heads, (row.cells for row in rows), num_keys=len(rows[0].at) + 1)
     return f"## Students beside their teachers\n\n{table}\n\n{TEACHERS_NOTE}"
 
 

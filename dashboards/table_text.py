@@ -7,12 +7,13 @@ a line of their own here: it reads as well in a terminal as it does typeset.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 from dashboards.grids import Grid, Head, grids
 from dashboards.notes import notes
 from dashboards.tables import Table
 
-__all__ = ["latex", "markdown"]
+__all__ = ["latex", "markdown", "pipe_table"]
 
 _PAPER = "paper"
 
@@ -27,9 +28,15 @@ def markdown(table: Table) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def pipe_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, num_keys: int) -> str:
+    """A Markdown table of texts as they are; the first num_keys columns are names, the others
+    numbers."""
+    align = ["---"] * num_keys + ["---:"] * (len(heads) - num_keys)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, align, *rows))
+
+
 def _markdown_grid(grid: Grid) -> str:
-    align = ["---"] * grid.num_keys + ["---:"] * (len(grid.header) - grid.num_keys)
-    lines = [[_escape_markdown(text) for text in grid.header], align]
+    lines: list[list[str]] = []
     for index, line in enumerate(grid.body):
         texts = [_escape_markdown(text) for text in line]
         lines.append(
@@ -40,7 +47,8 @@ def _markdown_grid(grid: Grid) -> str:
         )
         if any(grid.seconds[index]):
             lines.append([_escape_markdown(text) for text in _paper_line(grid, index)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    heads = [_escape_markdown(text) for text in grid.header]
+    return pipe_table(heads, lines, num_keys=grid.num_keys)
 
 
 def _paper_line(grid: Grid, index: int) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from trainers.distributed import World
+from trainers.spec import Runtime
 
 __all__ = ["cpu_name", "environment"]
 
@@ -26,8 +27,10 @@ def cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
 
 
-def environment(device: str, precision: str) -> dict[str, Any]:
-    """Versions, hardware and number of workers of this process."""
+def environment(runtime: Runtime, precision: str) -> dict[str, Any]:
+    """Versions, hardware, number of workers, and what else decides a run's last bits. threads: of
+    torch on a CPU, where they decide the order of sums; None on a GPU."""
+    device = runtime.device
     is_gpu = torch.device(device).type == "cuda"
     return {
         "torch": torch.__version__,
@@ -40,4 +43,6 @@ def environment(device: str, precision: str) -> dict[str, Any]:
         "hostname": socket.gethostname(),
         "workers": World.current().size,
         "precision": precision,
+        "compiled": runtime.compile,
+        "threads": None if is_gpu else runtime.threads or 1,
     }

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from dashboards.contributions import arithmetic
 from dashboards.report import CLAIMS, ReportPaths, write_report
 from dashboards.results import load_plan
 from orchestrator import paths
@@ -97,7 +98,7 @@ def _contribution(bundle: Imported, machine: Mapping[str, Any]) -> list[str]:
         str(about.get("created", "?"))[:10],
         f"`{machine.get('hostname', '?')}`, {machine.get('cpus', '?')} cores",
         ", ".join([device, *known]),
-        str(machine.get("precision", "?")),
+        arithmetic(machine) or "?",
         str(machine.get("torch", "?")),
         f"{machine.get('runs', 0):,}",
         f"{float(machine.get('wall_time_s') or 0) / 3600:.2f}",

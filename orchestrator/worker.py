@@ -379,7 +379,7 @@ def _result(job: _Job, *, step: int, extra: dict[str, Any]) -> dict[str, Any]:
         "horizon": job.request.horizon,
         "step": step,
         "teacher_digest": None,
-        "environment": environment(job.runtime.device, getattr(job.spec, "precision", "fp32")),
+        "environment": environment(job.runtime, getattr(job.spec, "precision", "fp32")),
         "wall_time_s": round(time.monotonic() - job.started, 3),
     }
     return result | extra

@@ -19,7 +19,7 @@ from dashboards_store import (
 )
 from typer.testing import CliRunner
 
-from dashboards.contributions import contributions
+from dashboards.contributions import arithmetic, contributions
 from dashboards.errors import ReportError
 from dashboards.groups import load
 from dashboards.report import write_report
@@ -103,6 +103,31 @@ def test_a_run_of_two_machines_is_of_neither(store: Path, tmp_path: Path) -> Non
     assert counts(store, tmp_path / "all", hardware="*") == {"5"}
     (gpu,) = [c for c in contributions(load(str(store), "demo").results.runs.values()) if c.moved]
     assert gpu.cells == ("NVIDIA H200", "1", "bf16", "2.15", "8 (1 begun elsewhere)", "0.01")
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ({"precision": "bf16", "compiled": True, "threads": None}, "bf16, compiled"),
+        ({"precision": "fp32", "compiled": False, "threads": 4}, "fp32, 4 threads"),
+        ({"precision": "fp32", "compiled": False, "threads": 1}, "fp32"),
+        ({"precision": "fp32"}, "fp32"),  # of before the others were recorded
+        ({}, ""),
+    ],
+)
+def test_contributions_tell_what_decides_last_bits(told: dict[str, object], shown: str) -> None:
+    assert arithmetic(told) == shown
+
+
+def test_runs_that_were_compiled_are_a_contribution_of_their_own(store: Path) -> None:
+    before = contributions(load(str(store), "demo").results.runs.values())
+    path = store / "runs" / run_name(POINTS[0]) / "result.json"
+    result = json.loads(path.read_text())
+    write_json(path, result | {"environment": result["environment"] | {"compiled": True}})
+    found = contributions(load(str(store), "demo").results.runs.values())
+    compiled = [one for one in found if "compiled" in one.precision]
+    assert [one.runs for one in compiled] == [1]
+    assert sum(one.runs for one in found) == sum(one.runs for one in before)
 
 
 def test_what_nobody_has_is_one_error_with_the_nearest(store: Path) -> None:

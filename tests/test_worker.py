@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,13 @@ def test_the_last_report_carries_the_last_accuracy(store: Store, tmp_path: Path)
     last = run(store, name)[-1]
     assert (last["event"], last["reason"], last["step"]) == ("finished", "done", 20)
     assert last["top1"] == rows_of(store, name)[-1]["top1_h"]
+
+
+def test_a_result_tells_what_decides_its_last_bits(store: Store, tmp_path: Path) -> None:
+    name = order(tiny_plan(tmp_path, text=A), store)
+    run(store, name, replace(RUNTIME, threads=2))
+    told = facts(store, name)["environment"]
+    assert (told["precision"], told["compiled"], told["threads"]) == ("fp32", False, 2)
 
 
 # -- stopping, resuming, extending -----------------------------------------------------------------
