@@ -24,6 +24,7 @@ from orchestrator.store import Store
 from orchestrator.tracking_client import (
     CELL,
     KIND,
+    NOTE,
     PARENT,
     Experiment,
     Known,
@@ -152,9 +153,15 @@ class Tracker:
                     self._store.root.mkdir(parents=True, exist_ok=True)
                 self._client = connect(self.uri)
             self._experiments[sweep] = open_experiment(
-                self._client, sweep, artifacts=self._artifacts(sweep), own=self._is_own
-            )
+                self._client, sweep, artifacts=self._artifacts(sweep), own=self._is_own,
+                note=self._note(sweep),
+            )  # fmt: skip
         return self._experiments[sweep]
+
+    def _note(self, sweep: str) -> str:
+        """What the sweep is, for the descriptions of its experiment and of its own run."""
+        plan = self._store.read_json(paths.plan_json(sweep)) or {}
+        return "\n\n".join(filter(None, [plan.get("title"), plan.get("description")])) or sweep
 
     @property
     def _is_own(self) -> bool:
@@ -175,10 +182,7 @@ class Tracker:
         """The sweep's own run, found or made."""
         known = experiment.runs.get(("sweep", ""))
         if known is None:
-            plan = self._store.read_json(paths.plan_json(sweep)) or {}
-            note = "\n\n".join(filter(None, [plan.get("title"), plan.get("description")]))
-            tags = {KIND: "sweep", "mlflow.note.content": note or sweep}
-            known = experiment.create(tags, name=sweep)
+            known = experiment.create({KIND: "sweep", NOTE: self._note(sweep)}, name=sweep)
         return known
 
     def _begin(self, experiment: Experiment, sweep: str) -> None:

@@ -20,12 +20,14 @@ from orchestrator.paths import mlartifacts_dir
 from orchestrator.redaction import redact, redacted
 from orchestrator.store_local import temporary_name
 
-__all__ = ["Experiment", "Known", "connect", "explained", "open_experiment", "redacted"]
+__all__ = ["NOTE", "Experiment", "Known", "connect", "explained", "open_experiment", "redacted"]
 
 KIND = "targetsweep.kind"
 REPLACED = "targetsweep.replaced"
 CELL = "targetsweep.cell"
 _KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as the description of an experiment or run."""
 """Lets the UI open on training runs; it takes an experiment of no kind for one of GenAI."""
 
 PARENT = "mlflow.parentRunId"
@@ -204,12 +206,15 @@ class Experiment:
         known.status = status
 
 
-def open_experiment(client: Any, name: str, *, artifacts: str | None, own: bool) -> Experiment:
+def open_experiment(
+    client: Any, name: str, *, artifacts: str | None, own: bool, note: str
+) -> Experiment:
     """The experiment `name`, made when it is missing, restored when somebody deleted it.
 
-    artifacts: where its artifacts lie, None where a server decides. own: the database belongs to
-    the store; when the store was moved, the old experiment still points to the old folder (MLflow
-    keeps absolute locations and cannot change them), so it is put aside and a new one begun.
+    note: its description, where it has none yet. artifacts: where its artifacts lie, None where a
+    server decides. own: the database belongs to the store; when the store was moved, the old
+    experiment still points to the old folder (MLflow keeps absolute locations and cannot change
+    them), so it is put aside and a new one begun.
     """
     found = client.get_experiment_by_name(name)
     if found is not None and own and found.artifact_location != artifacts:
@@ -217,12 +222,15 @@ def open_experiment(client: Any, name: str, *, artifacts: str | None, own: bool)
         client.delete_experiment(found.experiment_id)
         found = None
     if found is None:
-        experiment_id = client.create_experiment(name, artifact_location=artifacts, tags=_KIND_TAG)
+        tags = _KIND_TAG | {NOTE: note}
+        experiment_id = client.create_experiment(name, artifact_location=artifacts, tags=tags)
         return Experiment(client=client, id=experiment_id)
     repaired = []
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
         repaired.append(f"restored the deleted experiment {name}")
+    if NOTE not in found.tags:
+        client.set_experiment_tag(found.experiment_id, NOTE, note)
     experiment = Experiment(client=client, id=found.experiment_id, repaired=repaired)
     _index(experiment)
     return experiment

@@ -150,6 +150,34 @@ class TestSync:
         assert any("restored" in line for line in tracker.sync(force=True).repaired)
         assert_agrees(store, tracker, unit)
 
+    def test_the_list_of_experiments_describes_the_sweep(self, store: Store) -> None:
+        def description() -> str:
+            experiment = Seen(tracker.uri).client.get_experiment_by_name(SWEEP)
+            return str(experiment.tags["mlflow.note.content"])
+
+        write_plan(store, [1])
+        write_run(store, 1, steps=STEPS, done=True)
+        tracker = Tracker(store)
+        tracker.sync()
+        assert description() == "A demo"
+        seen = Seen(tracker.uri)
+        id = seen.client.get_experiment_by_name(SWEEP).experiment_id
+        seen.client.set_experiment_tag(id, "mlflow.note.content", "somebody's own words")
+        Tracker(store).sync(force=True)
+        assert description() == "somebody's own words"
+
+    def test_one_of_before_gets_its_description(self, store: Store) -> None:
+        write_plan(store, [1])
+        write_run(store, 1, steps=STEPS, done=True)
+        tracker = Tracker(store)
+        tracker.sync()
+        seen = Seen(tracker.uri)
+        id = seen.client.get_experiment_by_name(SWEEP).experiment_id
+        seen.client.delete_experiment_tag(id, "mlflow.note.content")
+        Tracker(store).sync(force=True)
+        tags = Seen(tracker.uri).client.get_experiment(id).tags
+        assert tags["mlflow.note.content"] == "A demo"
+
     def test_a_moved_store(self, store: Store, tmp_path: Path) -> None:
         write_plan(store, [1])
         unit = write_run(store, 1, steps=STEPS, done=True)
