@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from orchestrator import paths
 from orchestrator.bundlefile import Packed, bundle_error, parse_json
@@ -91,6 +93,7 @@ def read_record(store: Store, name: str) -> RunRecord | None:
         return None
     if run is None or spec is None or run_key(spec) != run.get("key"):
         return None
+    state = _last_state(store, name)  # before the rows, which are saved before a state
     record = RunRecord(
         name=name,
         key=run["key"],
@@ -120,7 +123,7 @@ def read_record(store: Store, name: str) -> RunRecord | None:
         snapshots=sound,
         result=record.result if record.result and _result_fault(record) is None else None,
         weights={preset: {} for preset in sound if f"acc-{preset}.safetensors" in files},
-        state=_last_state(store, name) if record.table is not None else None,
+        state=state if record.table is not None else None,
     )
 
 
@@ -314,6 +317,7 @@ def _result_fault(record: RunRecord) -> str | None:
         return "its result names no snapshot's digest"
     parts = [("environment", dict), ("presets", dict), ("searched_to", int)]
     sound = all(isinstance(result[part], cls) for part, cls in parts if part in result)
+    sound = sound and _are_presets(result.get("presets", {}))
     if not sound or not _are_numbers([result.get("wall_time_s") or 0, *result.get("missing", [])]):
         return "its result is none of a run's"
     if record.kind not in ARTEFACTS and not (record.table is not None and len(record.table)):
@@ -329,6 +333,13 @@ def _request_fault(record: RunRecord) -> str | None:
     lists = (*request["evaluate_at"], *request["presets"])
     sound = all(isinstance(value, int) for value in whole) and _are_numbers(lists)
     return None if sound else "its request is not a request"
+
+
+def _are_presets(presets: Mapping[str, Any]) -> bool:
+    try:
+        return all(math.isfinite(float(preset)) for preset in presets)
+    except ValueError:
+        return False
 
 
 def _are_numbers(values: Iterable[object]) -> bool:
@@ -362,6 +373,8 @@ _UNIT = re.compile(r"[a-z]+-[0-9a-f]{16}")
 
 
 def _plan_name(plan: Mapping[str, Any]) -> str:
+    from dashboards.results import Plan  # takes pandas along, which few commands need
+
     if plan["semantics"] != SEMANTICS:
         raise ValueError(f"a plan of semantics {plan['semantics']}")
     for name in plan.get("include", ()):
@@ -373,4 +386,10 @@ def _plan_name(plan: Mapping[str, Any]) -> str:
             raise ValueError(f"{point['run']!r} cannot be a run")
         if not isinstance(point["horizon"], int) or not isinstance(point["settings"], dict):
             raise ValueError(f"a point of {point['run']} is none")
+    try:
+        Plan.model_validate(plan)  # as reports read it
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: {first['msg']} (a plan of another version?)") from error
     return paths.safe_name(plan["sweep"])

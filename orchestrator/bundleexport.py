@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -14,7 +16,7 @@ import pyarrow.compute as pc
 from orchestrator import clock, paths
 from orchestrator.bundle import RunRecord, pack, portable, read_record
 from orchestrator.bundlefile import write_pack
-from orchestrator.bundleweights import Carried, Limits, carry
+from orchestrator.bundleweights import Carried, Limits, StateGoneError, carry
 from orchestrator.damage import refuse_unsealed
 from orchestrator.errors import UserError, nearest
 from orchestrator.identity import canonical_json, from_canonical, run_key
@@ -24,6 +26,7 @@ from trainers.spec import StudentSpec, scores_spec
 __all__ = ["Exported", "export_bundle"]
 
 _THREADS = 16
+_TRIES = 3
 _NOTHING = Limits()
 _PACKAGES = ("targetsweep", "torch", "numpy", "pyarrow")
 
@@ -58,27 +61,27 @@ def export_bundle(
     for record in found.records:
         for name, preset in _teacher_of(record.spec):
             learnt.setdefault(name, set()).add(preset)
-    carried = Carried()
-    taken = [
-        carry(store, record, frozenset(learnt.get(record.name, ())), limits, carried)
-        for record in found.records
-    ]
-    records = [record for record in taken if record.result or record.snapshots or record.state]
-    if not any(record.result or record.weights or record.state for record in records):
-        raise UserError(
-            f"{store.uri} has no complete run of {', '.join(plans)}", "run the sweep first"
-        )
-    runs = dict(sorted(Counter(record.kind for record in records).items()))
-    about = {
-        "created": clock.now_utc().isoformat(timespec="seconds"),
-        "command": _command(sweeps, limits),
-        "sweeps": sorted(plans),
-        "runs": runs,
-        "hardware": _hardware(records),
-        "software": {name: _version(name) for name in _PACKAGES},
-        **({"note": note} if note else {}),
-    }
-    digest = write_pack(out, {**pack(records, plans), **carried.files}, about)
+    with Carried(_beside(out)) as carried:
+        taken = [
+            _with_weights(store, record, frozenset(learnt.get(record.name, ())), limits, carried)
+            for record in found.records
+        ]
+        records = [record for record in taken if record.result or record.snapshots or record.state]
+        if not any(record.result or record.weights or record.state for record in records):
+            raise UserError(
+                f"{store.uri} has no complete run of {', '.join(plans)}", "run the sweep first"
+            )
+        runs = dict(sorted(Counter(record.kind for record in records).items()))
+        about = {
+            "created": clock.now_utc().isoformat(timespec="seconds"),
+            "command": _command(sweeps, limits),
+            "sweeps": sorted(plans),
+            "runs": runs,
+            "hardware": _hardware(records),
+            "software": {name: _version(name) for name in _PACKAGES},
+            **({"note": note} if note else {}),
+        }
+        digest = write_pack(out, {**pack(records, plans), **carried.files}, about)
     return Exported(
         digest=digest,
         sweeps=tuple(sorted(plans)),
@@ -89,6 +92,31 @@ def export_bundle(
         checkpoints=sum(record.state is not None for record in records),
         unfit=tuple(carried.left_out),
     )
+
+
+def _with_weights(
+    store: Store, record: RunRecord, presets: frozenset[str], limits: Limits, carried: Carried
+) -> RunRecord:
+    """`carry`, of a run that may be at work: where it has saved a later state, as it is by then."""
+    for _ in range(_TRIES):
+        try:
+            return carry(store, record, presets, limits, carried)
+        except StateGoneError:
+            later = read_record(store, record.name)
+            record = _settled(later, with_state=True) if later is not None else record
+    carried.left_out.append(f"checkpoint of {record.name}: replaced as often as it was read")
+    return carry(store, replace(record, state=None), presets, limits, carried)
+
+
+def _beside(out: str) -> Path | None:
+    """A folder on the bundle's disk; None for a bucket, or where none may be written to."""
+    place = Store(out)
+    if not place.is_local:
+        return None
+    found = place.root.parent
+    while not found.is_dir():
+        found = found.parent
+    return found if os.access(found, os.W_OK) else None
 
 
 def _command(sweeps: Sequence[str], limits: Limits) -> str:
@@ -157,11 +185,11 @@ class _Search:
         if record is None or (record.result is None and self._store.exists(paths.result(name))):
             self.damaged.append(name)
             return None
-        state = record.state if self._with_states else None
-        if record.result is None and not record.snapshots and state is None:
-            self.left_out += 1
-            return None
-        settled = portable(_settled(record, 0 if state is None else int(state["step"])))
+        if record.result is None and not record.snapshots:
+            if not self._with_states or record.state is None:
+                self.left_out += 1
+                return None
+        settled = _settled(record, with_state=self._with_states)
         self.records.append(settled)
         return settled
 
@@ -212,13 +240,15 @@ def _targets_of(there: Iterable[str], found: Iterable[RunRecord]) -> set[str]:
     return {name for name in there if name.startswith("targets-")}
 
 
-def _settled(record: RunRecord, state: int) -> RunRecord:
-    """Without rows beyond the result of a run that is being extended now, and beyond the state from
-    which it goes on elsewhere."""
+def _settled(record: RunRecord, *, with_state: bool) -> RunRecord:
+    """Portable, and without rows beyond the result of a run that is being extended now, and beyond
+    the state from which it goes on elsewhere."""
     if record.kind == "teacher" or record.table is None:
-        return record
+        return portable(record)
+    state = int(record.state["step"]) if with_state and record.state is not None else 0
     last = max(int((record.result or {}).get("horizon", 0)), state)
-    return replace(record, table=record.table.filter(pc.less_equal(record.table["step"], last)))
+    table = record.table.filter(pc.less_equal(record.table["step"], last))
+    return portable(replace(record, table=table))
 
 
 # -- about it -----------------------------------------------------------------------------------

@@ -22,7 +22,16 @@ from orchestrator.errors import StoreError, UserError
 from orchestrator.store import Store
 from trainers.spec import SEMANTICS
 
-__all__ = ["MANIFEST", "Member", "Packed", "bundle_error", "parse_json", "read_pack", "write_pack"]
+__all__ = [
+    "MANIFEST",
+    "Member",
+    "Packed",
+    "bundle_error",
+    "is_free",
+    "parse_json",
+    "read_pack",
+    "write_pack",
+]
 
 _PLAIN, _WITH_WEIGHTS = 1, 2
 """Formats. A bundle without weights or checkpoints is one that older versions read."""
@@ -33,6 +42,8 @@ Member = bytes | Callable[[], bytes]
 MANIFEST = "bundle.json"
 _MEMBER = re.compile(r"[a-z][a-z0-9-]{0,60}\.(?:jsonl|parquet|safetensors|ckpt)")
 _LARGE = (".safetensors", ".ckpt")
+_STAGED = ".targetsweep-bundle"
+"""Folder in a bundle's that holds the next one while it is written."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a zip's own zero: the time of packing is no content
 
 
@@ -75,7 +86,8 @@ def parse_json(data: bytes | str) -> Any:
 
 
 def write_pack(out: str, files: Mapping[str, Member], about: Mapping[str, Any]) -> str:
-    """Writes a bundle and returns its digest. An older bundle at `out` is replaced.
+    """Writes a bundle and returns its digest. An older bundle at `out` is replaced once the new one
+    is whole.
 
     Raises UserError where something else is: a folder with other files in it, another file.
     """
@@ -114,24 +126,37 @@ class _Members:
 
 
 def _write_folder(out: str, members: _Members) -> None:
-    """The manifest goes first and comes last: a folder without one is no bundle."""
+    """In a local folder the new bundle is written beside the old one's files, and moved over them
+    when it is whole, its manifest last: whatever ends it before leaves the old one. In a bucket
+    files are replaced one by one."""
     place = Store(out)
-    there = _local_names(place) if place.is_local else []  # a bucket has no folder to look into
-    if there and MANIFEST not in there:
+    if not place.is_local:
+        for name, data in members:
+            place.write_bytes(name, data)
+        return
+    if not is_free(place.root):
         raise UserError(f"{out} holds other files", "give --out a new folder, or a bundle's")
-    if there:
-        place.delete(MANIFEST)
-    for name in there:
+    place.delete_tree(_STAGED)
+    for name, data in members:
+        place.write_bytes(f"{_STAGED}/{name}", data)
+    place.delete(MANIFEST)  # a folder without one is no bundle
+    for name in place.list():
         if _MEMBER.fullmatch(name) and name not in members.names:
             place.delete(name)
-    for name, data in members:
-        place.write_bytes(name, data)
+    for name in (*sorted(members.names), MANIFEST):
+        place.move(f"{_STAGED}/{name}", name)
+    place.delete_tree(_STAGED)
 
 
-def _local_names(place: Store) -> list[str]:
-    if place.root.exists() and not place.root.is_dir():
-        raise UserError(f"{place.root} is a file", "give --out a folder, or a name ending in .zip")
-    return [path.name for path in place.root.iterdir()] if place.root.is_dir() else []
+def is_free(folder: Path) -> bool:
+    """Whether a bundle may be written to a local folder: there is none, nothing in it, a bundle, or
+    what an interrupted export left. Raises UserError for a file."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file", "give a folder, or a name ending in .zip")
+    there = {path.name for path in folder.iterdir()}
+    return not there or bool(there & {MANIFEST, _STAGED})
 
 
 def _write_zip(out: Path, members: _Members) -> None:
@@ -189,6 +214,10 @@ def _manifest(place: str, text: bytes) -> dict[str, Any]:
         stated = [manifest["format"], manifest["semantics"]]
         for entry in manifest["files"].values():
             stated += [entry["bytes"], entry["sha256"]]
+        for machine in manifest.get("hardware", []):
+            stated += [int(machine["runs"]), float(machine["wall_time_s"])]
+            if any(isinstance(machine[name], str) for name in ("runs", "wall_time_s")):
+                raise ValueError("hardware: runs and wall_time_s are numbers")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise bundle_error(place, f"{MANIFEST} is damaged ({error!r})") from error
     if manifest["format"] not in (_PLAIN, _WITH_WEIGHTS):

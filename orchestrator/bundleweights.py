@@ -9,9 +9,11 @@ larger still is left out, with a line. A checkpoint is a run's last resumable st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -32,16 +34,18 @@ from trainers.checkpoint import (
 )
 from trainers.data import load
 from trainers.distributed import World
+from trainers.engine import configure
 from trainers.errors import TrainerError
 from trainers.evaluate import evaluation_set, percent, teacher_heads
 from trainers.harvest import in_window
-from trainers.spec import TeacherSpec
+from trainers.spec import Runtime, TeacherSpec
 
 __all__ = [
     "MAX_CHECKPOINT_MB",
     "MAX_TEACHER_MB",
     "Carried",
     "Limits",
+    "StateGoneError",
     "carry",
     "decoded",
     "state_fault",
@@ -66,10 +70,32 @@ class Limits:
 
 @dataclass
 class Carried:
-    """files: members of the bundle. left_out: a line each for what did not go along."""
+    """files: members of the bundle. left_out: a line each for what did not go along. spool: folder
+    for temporary copies, None: where such files go. A context, in which they can be read."""
 
+    spool: Path | None
     files: dict[str, Member] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    _copies: ExitStack = field(default_factory=ExitStack)
+    _folder: Store | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._copies.close()
+
+    def keep(self, file: str, data: bytes) -> None:
+        """Adds what its run may replace before it is written."""
+        if self._folder is None:
+            folder = TemporaryDirectory(prefix=".targetsweep-export-", dir=self.spool)
+            self._folder = Store(self._copies.enter_context(folder))
+        self._folder.write_bytes(file, data)
+        self.files[file] = _reading(self._folder, file)
+
+
+class StateGoneError(Exception):
+    """The run has saved a later state since its record was read."""
 
 
 # -- out of a store -----------------------------------------------------------------------------
@@ -80,7 +106,9 @@ def carry(
 ) -> RunRecord:
     """The record with what goes along of its run; its files are added to `carried`. presets: those
     that somebody learns from, as in file names. Checkpoints are those of teachers and students: a
-    probe's student, and what a student selects by, do not travel."""
+    probe's student, and what a student selects by, do not travel. Raises StateGoneError, with
+    nothing added, where the record's checkpoint was replaced."""
+    record = _with_state(store, record, limits.checkpoint_mb, carried)
     weights: dict[str, dict[str, Any]] = {}
     if limits.teacher_mb is not None and record.kind == "teacher":
         for preset in sorted(presets & record.snapshots.keys(), key=float):
@@ -89,11 +117,7 @@ def carry(
             except (StoreError, TrainerError, _LeftOutError) as error:
                 reason = error.problem if isinstance(error, StoreError | TrainerError) else error
                 carried.left_out.append(f"weights of {record.name} at {preset}%: {reason}")
-    record = replace(record, weights=weights)
-    goes_on = record.kind in ("teacher", "student") and "selection" not in record.spec
-    if limits.checkpoint_mb is None or record.state is None or not goes_on:
-        return replace(record, state=None)
-    return _with_state(store, record, limits.checkpoint_mb, carried)
+    return replace(record, weights=weights)
 
 
 class _LeftOutError(Exception):
@@ -162,19 +186,26 @@ def _measured(store: Store, record: RunRecord, data: bytes) -> float:
     if images.info.fingerprint != spec.dataset.fingerprint:
         raise _LeftOutError(f"the data set {name} of this store is not the one it learnt from")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    configure(Runtime(device=device.type, threads=torch.get_num_threads()))
     model = teacher_with(spec, images, parse_weights(data))
     test = evaluation_set(images, device=device, world=World.current(), precision=spec.precision)
     return percent(test.correct(model.to(device), teacher_heads)[0], test.count)
 
 
-def _with_state(store: Store, record: RunRecord, limit_mb: float, carried: Carried) -> RunRecord:
-    assert record.state is not None
+def _with_state(
+    store: Store, record: RunRecord, limit_mb: float | None, carried: Carried
+) -> RunRecord:
+    goes_on = record.kind in ("teacher", "student") and "selection" not in record.spec
+    if limit_mb is None or record.state is None or not goes_on:
+        return replace(record, state=None)
     step = int(record.state["step"])
     rel = paths.checkpoint(record.name, paths.step_name(step))
     try:
         data = store.read_bytes(rel)
         check_state(data)
     except (StoreError, TrainerError) as error:
+        if not store.exists(rel):
+            raise StateGoneError(rel) from error
         carried.left_out.append(f"checkpoint of {record.name}: {error.problem}")
         return replace(record, state=None)
     if len(data) > limit_mb * 1e6:
@@ -188,7 +219,10 @@ def _with_state(store: Store, record: RunRecord, limit_mb: float, carried: Carri
         carried.left_out.append(f"checkpoint of {record.name}: its teacher's snapshot is gone")
         return replace(record, state=None)
     file = f"state-{record.name}.ckpt"
-    carried.files[file] = _reading(store, rel)
+    if step <= int((record.result or {}).get("horizon", -1)):
+        carried.files[file] = _reading(store, rel)
+    else:
+        carried.keep(file, data)
     return replace(record, state={"file": file, "step": step, "teacher_digest": digest})
 
 

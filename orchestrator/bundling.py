@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from orchestrator.bundlefile import MANIFEST
+from orchestrator.bundlefile import is_free
 from orchestrator.errors import StoreError, UserError
 from orchestrator.store import Store
 
@@ -26,9 +26,7 @@ class BundleExport:
 def check_place(out: str) -> None:
     """Before anything starts. Raises UserError where something that is no bundle lies already."""
     place = Store(out)
-    if out.endswith(".zip") or not place.is_local or not place.root.exists():
-        return
-    if not place.root.is_dir() or (any(place.root.iterdir()) and not place.exists(MANIFEST)):
+    if not out.endswith(".zip") and place.is_local and not is_free(place.root):
         raise UserError(
             f"--export {out}: something else is there", "give a new folder, or a bundle's"
         )

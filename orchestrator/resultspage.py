@@ -15,10 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from dashboards.contributions import arithmetic
+from dashboards.errors import ReportError
 from dashboards.report import CLAIMS, ReportPaths, write_report
 from dashboards.results import load_plan
 from orchestrator import paths
 from orchestrator.bundleimport import Imported, import_bundles
+from orchestrator.errors import UserError
 from orchestrator.store import Store
 from orchestrator.storecommands import refuse_conflicts
 
@@ -45,12 +47,15 @@ def write_results(console: Console, bundles: Sequence[str], out: Path) -> None:
 
 def results_page(bundles: Sequence[str]) -> str:
     """The page, in Markdown. bundles: folders or zip files; their order does not matter."""
-    places = sorted(bundles, key=lambda place: Path(place).name)
+    places = sorted(bundles, key=lambda place: (Path(place).name, place))
     with tempfile.TemporaryDirectory(prefix="targetsweep-results-") as folder:
         store = Store(folder)
         imported = import_bundles(store, places)
         refuse_conflicts(imported)
-        reports = {name: write_report(store.uri, name) for name in store.list(paths.sweeps_dir())}
+        try:
+            reports = {n: write_report(store.uri, n) for n in store.list(paths.sweeps_dir())}
+        except ReportError as error:
+            raise UserError(error.problem, error.remedy) from error
         departs = {name: _departs(store, name) for name in reports}
     parts = [_HEAD, _contributions(imported)]
     for title, is_pilot in (("Full scale", False), ("Pilots", True)):

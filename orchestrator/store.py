@@ -165,6 +165,11 @@ class Store:
         with self._errors("delete", rel):
             self._backend.delete(_checked(rel))
 
+    def move(self, rel: str, target: str) -> None:
+        """Renames a file over whatever has the other name."""
+        with self._errors("write", target):
+            self._backend.move(_checked(rel), _checked(target))
+
     def set_aside(self, rel: str, reason: str) -> str:
         """Moves a damaged file to where nothing reads it, and says where that is; one that is gone
         already (another process was faster) is fine. reason: what is wrong with it."""

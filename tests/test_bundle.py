@@ -17,6 +17,7 @@ from orchestrator.bundle import machine_name, unpack
 from orchestrator.bundleexport import export_bundle
 from orchestrator.bundlefile import read_pack
 from orchestrator.bundleimport import import_bundles
+from orchestrator.bundling import check_place
 from orchestrator.errors import UserError
 from orchestrator.store import Store
 from tests.bundle_stores import (
@@ -187,6 +188,61 @@ def test_other_files_are_not_overwritten(finished: Store, tmp_path: Path) -> Non
     assert "tiny" in caught.value.remedy
 
 
+def test_an_export_that_is_cut_off_leaves_the_older_bundle(
+    finished: Store, whole: str, bundle: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a kill falls, the folder is a bundle, or one may be written there again."""
+    (Path(bundle) / "README.md").write_text("mine")
+    before = read_pack(bundle).digest
+    written = 0
+
+    def killed(self: Store, rel: str, data: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written > 2:
+            raise KeyboardInterrupt
+        write(self, rel, data)
+
+    write = Store.write_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export_bundle(finished, bundle)
+    assert read_pack(bundle).digest == before
+    check_place(bundle)
+
+    moved = 0
+
+    def cut(self: Store, rel: str, target: str) -> None:
+        nonlocal moved
+        moved += 1
+        if moved > 1:
+            raise KeyboardInterrupt
+        move(self, rel, target)
+
+    move = Store.move
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "move", cut)
+        with pytest.raises(KeyboardInterrupt):
+            export_bundle(finished, bundle)
+    assert "has no bundle.json" in refused(store, bundle)
+    check_place(bundle)
+    export_bundle(finished, bundle)
+    assert sorted(path.name for path in Path(bundle).iterdir()) == sorted(
+        ["README.md", *(path.name for path in Path(whole).iterdir())]
+    )
+    assert bring(store, bundle).runs == {"new": 8}
+
+
+@pytest.mark.parametrize(
+    "hardware", [["abc"], [{"runs": "7", "wall_time_s": 1.0}], [{"runs": 7}], {"runs": 1}]
+)
+def test_hardware_that_is_none(bundle: str, store: Store, hardware: Any) -> None:
+    path = Path(bundle) / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hardware": hardware}))
+    assert "bundle.json is damaged" in refused(store, bundle)
+
+
 # -- damage and malice ---------------------------------------------------------------------------
 
 
@@ -256,6 +312,10 @@ def not_a_number(line: Any) -> None:
     line["result"]["wall_time_s"] = float("nan")
 
 
+def preset_of_no_number(line: Any) -> None:
+    line["result"]["presets"] = {"abc": {}}
+
+
 def no_rows(line: Any) -> None:
     line["columns"] = None
 
@@ -263,7 +323,7 @@ def no_rows(line: Any) -> None:
 @pytest.mark.parametrize(
     "change",
     [seed_7, semantics_2, no_spec, result_of_another, foreign_snapshot, digest_of_a_path,
-     not_a_number, no_rows],
+     not_a_number, preset_of_no_number, no_rows],
 )  # fmt: skip
 def test_lines_that_no_store_would_hold(bundle: str, store: Store, change: Any) -> None:
     rewrite_line(bundle, "runs.jsonl", change)
@@ -276,6 +336,8 @@ def test_lines_that_no_store_would_hold(bundle: str, store: Store, change: Any) 
         lambda plan: plan.update(sweep="../evil"),
         lambda plan: plan["points"][0].update(run="../../evil"),
         lambda plan: plan.pop("points"),
+        lambda plan: plan["report"][0].update(caption="of a later version"),
+        lambda plan: plan.update(scale=7),
     ],
 )
 def test_plans_that_no_store_would_hold(bundle: str, store: Store, change: Any) -> None:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import shutil
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,22 @@ from tests.bundle_stores import (
     tree,
     write_plan,
 )
-from tests.driving import checkpoints, digits_store, drive_here, facts, numbers, tiny_plan
-from trainers.checkpoint import dump_weights, parse_weights, weights_digest
+from tests.driving import (
+    checkpoints,
+    digits_store,
+    drive_here,
+    facts,
+    numbers,
+    rows_of,
+    tiny_plan,
+)
+from trainers.checkpoint import (
+    dump_weights,
+    parse_state,
+    parse_weights,
+    weights_digest,
+    write_state,
+)
 
 EXACT = Limits(teacher_mb=25.0)
 HALVED = Limits(teacher_mb=0.13)
@@ -234,6 +248,42 @@ def test_an_interrupted_run_goes_on_elsewhere(tmp_path: Path) -> None:
     before = tree(store)
     assert bring(store, str(tmp_path / "out.zip")).runs == {"same": 8}
     assert tree(store) == before
+
+
+def test_a_run_at_work_replaces_its_state_while_it_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows and the state that go along belong together, wherever the next save falls."""
+    cut = copy_of(reference(), tmp_path / "cut")
+    name = names(cut, "student")[0]
+    cut.delete(paths.result(name))
+    rel = paths.checkpoint(name, paths.step_name(20))
+    state = parse_state(cut.read_bytes(rel))
+    earlier = state | {"step": 10}
+    cut.write_stream(paths.checkpoint(name, paths.step_name(10)), partial(write_state, earlier))
+    whole = cut.read_bytes(rel)
+    cut.delete(rel)
+    reading = Store.read_bytes
+
+    def saved_meanwhile(self: Store, asked: str) -> bytes:
+        """The run saves as soon as somebody wants the state that he saw."""
+        if asked.endswith(paths.checkpoint(name, paths.step_name(10))) and not cut.exists(rel):
+            cut.write_bytes(rel, whole)
+            cut.delete(asked)
+        data = reading(self, asked)
+        if asked == rel:  # read once, and gone before the bundle is written
+            cut.delete(rel)
+        return data
+
+    monkeypatch.setattr(Store, "read_bytes", saved_meanwhile)
+    done = export_bundle(cut, str(tmp_path / "out"), (), WITH_STATES)
+    monkeypatch.undo()
+    assert (done.left_out, done.unfit) == (0, ())
+    assert not [path for path in tmp_path.iterdir() if "export" in path.name]
+    store = digits_store(tmp_path / "here")
+    bring(store, str(tmp_path / "out"))
+    assert checkpoints(store, name) == ["step-00000020.ckpt"]
+    assert [row["step"] for row in rows_of(store, name)] == [10, 20]
 
 
 def test_no_checkpoint_goes_on_with_another_teacher(tmp_path: Path) -> None:

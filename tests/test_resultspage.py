@@ -65,6 +65,12 @@ def test_a_sweep_that_does_not_fit_in_is_named(tmp_path: Path) -> None:
     assert "- `other`: sweep tiny is planned otherwise" in page
 
 
+def test_the_order_of_bundles_does_not_matter_even_of_one_name(tmp_path: Path) -> None:
+    one = str(shutil.copytree(reference_bundle(), tmp_path / "p" / "bundle"))
+    other = part_of(reference(), tmp_path / "q", "seed=0")
+    assert results_page([one, other]) == results_page([other, one])
+
+
 def test_pilots_and_full_scale_stand_apart() -> None:
     page = results_page([str(BUNDLES / "cifar10-pilot-epyc"), reference_bundle()])
     full, pilots = page.partition("## Full scale")[2].split("## Pilots")
