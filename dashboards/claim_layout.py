@@ -227,8 +227,10 @@ class Trend(Curve):
 class Peak(Curve):
     """The x at which the mean of q over seeds is largest lies in `within` (both ends included).
 
-    Bootstrap over seeds: all n^n resamples up to six seeds, else 10,000 drawn ones. With k of N
-    resamples whose peak lies outside, p = (k + 1) / (N + 1); against it, with k inside.
+    For each seed s the best x inside is that of the *other* seeds' mean, so that no seed chooses
+    the place it is judged at; q_s there must be above q_s at each x outside (paired t; p is the
+    largest one). Against it: the best outside above each inside. The interval is that of the
+    bootstrapped peak over seeds (all n^n resamples up to six seeds, else 10,000 drawn ones).
     """
 
     kind: Literal["peak"]
@@ -246,8 +248,8 @@ class RisesThenFalls(Curve):
 
     For each seed s the peak k is that of the *other* seeds' mean, so that no seed chooses the place
     it is judged at: rise_s = q_s(k) − q_s(first), fall_s = q_s(k) − q_s(last). Both means must be
-    above 0 (paired t; p is the larger one; effect size d_z of the weaker). Fails when the peak of
-    bootstrapped means lies at an end: with k of N resamples whose peak is inner, p = (k+1)/(N+1).
+    above 0 (paired t; p is the larger one; effect size d_z of the weaker). Against it:
+    the better end, chosen so too, above each x between.
     """
 
     kind: Literal["rises_then_falls"]

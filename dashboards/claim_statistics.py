@@ -157,34 +157,51 @@ def slopes(positions: FloatArray, q: FloatArray) -> FloatArray:
 
 
 def peak(positions: FloatArray, q: FloatArray, within: tuple[float, float]) -> Evidence:
-    """The mean's largest q lies in `within`; interval: percentiles of the bootstrapped peaks."""
+    """The mean's largest q lies in `within`: the best position inside is above each one outside;
+    against it, the best outside above each one inside. Interval: percentiles of the bootstrapped
+    peaks. Raises ValueError where no position lies inside, or none outside."""
+    is_inside = (positions >= within[0]) & (positions <= within[1])
+    if is_inside.all() or not is_inside.any():
+        raise ValueError("positions are needed inside and outside")
     found = positions[_resampled_means(q).argmax(axis=1)]
-    inside = int(((found >= within[0]) & (found <= within[1])).sum())
+    share = float(((found >= within[0]) & (found <= within[1])).mean())
     low, high = np.quantile(found, [ALPHA / 2, 1 - ALPHA / 2], method="inverted_cdf")
     return Evidence(
         estimate=float(positions[q.mean(axis=0).argmax()]),
         ci_low=float(low),
         ci_high=float(high),
         unit="position",
-        effect=inside / len(found),
+        effect=share,
         effect_name="share of resamples inside",
         n=len(q),
-        p_for=(len(found) - inside + 1) / (len(found) + 1),
-        p_against=(inside + 1) / (len(found) + 1),
+        p_for=_best_above_each(q[:, is_inside], q[:, ~is_inside]),
+        p_against=_best_above_each(q[:, ~is_inside], q[:, is_inside]),
     )
 
 
+def _best_above_each(q: FloatArray, others: FloatArray) -> float:
+    """p of "the best column of q is above every column of others": the largest of the paired
+    two-sided ones. The best for a seed is the other seeds', so that none chooses what it is judged
+    by. q, others: (num_seeds, ...)."""
+    best = _at_peak(q)
+    return max(_two_sided(mean_of(best - column).above(0.0)) for column in others.T)
+
+
+def _at_peak(q: FloatArray) -> FloatArray:
+    """Each seed's q at the peak of the other seeds' mean, (num_seeds,)."""
+    others = (q.sum(axis=0) - q) / (len(q) - 1)
+    chosen: FloatArray = q[np.arange(len(q)), others.argmax(axis=1)]
+    return chosen
+
+
 def rises_then_falls(q: FloatArray) -> Evidence:
-    """Rise to an inner peak and fall after it; the estimate is the smaller of both."""
-    num_seeds, last = len(q), q.shape[1] - 1
-    others = (q.sum(axis=0) - q) / (num_seeds - 1)
-    at_peak = q[np.arange(num_seeds), others.argmax(axis=1)]
-    parts = [mean_of(at_peak - q[:, 0]), mean_of(at_peak - q[:, last])]
+    """Rise to an inner peak and fall after it; the estimate is the smaller of both. Against it: the
+    better end is above each position between."""
+    at_peak = _at_peak(q)
+    parts = [mean_of(at_peak - q[:, 0]), mean_of(at_peak - q[:, -1])]
     weaker = min(parts, key=lambda part: part.mean)
-    peaks = _resampled_means(q).argmax(axis=1)
-    inner = int(((peaks > 0) & (peaks < last)).sum())
     p_for = max(_two_sided(part.above(0.0)) for part in parts)
-    return _evidence(weaker, "score", p_for, (inner + 1) / (len(peaks) + 1))
+    return _evidence(weaker, "score", p_for, _best_above_each(q[:, [0, -1]], q[:, 1:-1]))
 
 
 def power_law(

@@ -113,9 +113,9 @@ def _refutation(test: ClaimTest) -> str:
         return f"The slopes of the seeds are significantly {other} {_number(test.slope)}."
     if isinstance(test, Peak):
         low, high = test.within
-        return f"The peak lies outside {low:g} to {high:g} in 95% of the resamples."
+        return f"The best outside {low:g} to {high:g} is significantly above each one inside."
     if isinstance(test, RisesThenFalls):
-        return "The peak lies at an end in 95% of the resamples."
+        return "An end is significantly above each one between."
     if isinstance(test, PowerLaw) and test.expect == "deviates":
         return f"R² on log axes is significantly above {test.r_squared:g}."
     return f"The exponent has the wrong sign, or R² is significantly below {test.r_squared:g}."

@@ -2,7 +2,8 @@
 
 A contrast is decided when each of its cells has three seeds. It `holds` or `fails` when the
 adjusted p of that answer is below 0.05; otherwise it is `undecided`: for good where every cell has
-five seeds, `open` where more could still decide it. Missing contrasts count in Holm's correction.
+five seeds, `open` where more could still decide it. Missing contrasts count in Holm's correction;
+as long as it is not known how many they are, because a sweep was never planned, all are `open`.
 
     all     holds: every contrast holds. fails: one fails.
     most    holds: more than half of the contrasts hold. fails: that cannot happen any more.
@@ -55,7 +56,7 @@ class Finding:
     """One contrast. label: the values of `each`. cells: all it needs that the sweep plans; problem:
     why there are none, or fewer. p_for, p_against: Holm-adjusted over the claim; None: missing.
     is_mixed: a cell rests on several teacher snapshots, or two sides on different ones where they
-    should share one."""
+    should share one. is_one: False where it stands for contrasts whose number nobody knows yet."""
 
     label: str
     cells: tuple[ClaimCell, ...] = ()
@@ -65,6 +66,7 @@ class Finding:
     p_against: float | None = None
     result: Result = "missing"
     is_mixed: bool = False
+    is_one: bool = True
 
     @property
     def is_opposite(self) -> bool:
@@ -173,12 +175,13 @@ class _Court:
     def _findings(self, test: ClaimTest) -> list[Finding]:
         name = self._name(test)
         if name not in self._sweeps:
-            return [Finding(label="", problem=f"sweep {name} was never planned in this store")]
+            problem = f"sweep {name} was never planned in this store"
+            return [Finding(label="", problem=problem, is_one=False)]
         cells = TestCells(test, self._sweeps[name], self._measured[name])
         try:
             return [self._finding(test, cells, at) for at in cells.combinations()]
         except CellError as error:
-            return [Finding(label="", problem=str(error))]
+            return [Finding(label="", problem=str(error), is_one=False)]
 
     def _finding(self, test: ClaimTest, cells: TestCells, at: Side) -> Finding:
         label = ", ".join(phrase(name, as_key(value)) for name, value in at.items())
@@ -258,7 +261,11 @@ def _curve(test: Curve, rows: list[list[ClaimCell]]) -> Evidence:
         return statistics.rises_then_falls(q)
     x = np.array([_position(test, row[0]) for row in rows])
     if isinstance(test, Peak):
-        return statistics.peak(x, q, test.within)
+        low, high = test.within
+        try:
+            return statistics.peak(x, q, test.within)
+        except ValueError as error:
+            raise CellError(f"a peak within {low:g} to {high:g}: {error}") from error
     if isinstance(test, Trend):
         decide = statistics.above if test.direction == "rising" else statistics.below
         slopes = statistics.slopes(np.log10(x) if test.scale == "log" else x, q)
@@ -305,6 +312,7 @@ def _decided(findings: Sequence[Finding]) -> list[Finding]:
     evidence = [finding.evidence for finding in known if finding.evidence is not None]
     p_for = holm([e.p_for for e in evidence], len(findings))
     p_against = holm([e.p_against for e in evidence], len(findings))
+    is_counted = all(finding.is_one for finding in findings)
     answers = iter(zip(known, p_for, p_against, strict=True))
     decided = []
     for finding in findings:
@@ -312,7 +320,7 @@ def _decided(findings: Sequence[Finding]) -> list[Finding]:
             decided.append(finding)
             continue
         _, one, other = next(answers)
-        result = _result(finding, one, other)
+        result = _result(finding, one, other) if is_counted else "open"
         decided.append(replace(finding, p_for=one, p_against=other, result=result))
     return decided
 

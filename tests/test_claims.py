@@ -262,6 +262,17 @@ def test_a_sweep_that_was_never_planned_is_named(tmp_path: Path) -> None:
     assert found.findings[0].problem == "sweep table_9 was never planned in this store"
 
 
+@pytest.mark.parametrize("lead", [3.0, -3.0])
+def test_nothing_is_decided_while_a_sweep_was_never_planned(tmp_path: Path, lead: float) -> None:
+    """Nobody knows by how many contrasts an answer of today would have to be adjusted."""
+    here = GREATER | {"each": ["teacher.accuracy"]}
+    found = verdict(tmp_path / "a", here, GREATER | {"sweep": "table_9"}, score=c_over_b(lead))
+    assert found.verdict == "not enough data"
+    assert [one.result for one in found.findings] == ["open", "open", "missing"]
+    found = verdict(tmp_path / "b", here, score=c_over_b(lead))
+    assert found.verdict == ("supported" if lead > 0 else "not supported")
+
+
 @pytest.mark.parametrize("asked", ["elsewhere", "elsewhere-pilot"])
 def test_the_suffix_of_a_pilot_is_added_once(asked: str) -> None:
     """A group of pilots names its sweeps with it, a sweep of its own without."""
