@@ -83,7 +83,7 @@ def _to_horizon(unit: Unit, held: Held | None, wanted: set[str]) -> Work:
     unseen = (*missing, *(step for step in weights if step <= held.horizon))
     if held.horizon < horizon:
         action, end = "extend", horizon
-        start = held.checkpoint_before(min((*unseen, held.horizon)))
+        start = held.checkpoint_before(min((*unseen, horizon)))  # an extension may be under way
     elif unseen:
         action, end = "replay", max(unseen)
         start = held.checkpoint_before(min(unseen))

@@ -269,6 +269,7 @@ def held_student(**facts):
         (held_student(), ("done", 0, 0, ())),
         (held_student(horizon=500, evaluated=frozenset({400, 500})), ("done", 0, 0, ())),
         (held_student(horizon=300, checkpoints=(300,)), ("extend", 300, 100, ())),
+        (held_student(horizon=300, checkpoints=(350,)), ("extend", 350, 50, ())),
         (held_student(horizon=300), ("extend", 0, 400, ())),
         (held_student(horizon=500, checkpoints=(350,)), ("done", 0, 0, ())),
         (
