@@ -68,15 +68,16 @@ def publish_all(
     return unwritten
 
 
-def publish(sweep: str, store: Store, console: Console) -> None:
+def publish(sweep: str, store: Store, console: Console) -> bool:
     """Writes a sweep's report, prints its tables and says where it is; of a group, whose tables are
-    its sweeps', one line. Raises StoreError when it cannot be written."""
+    its sweeps', one line. False where what is stored allows none, and it said so. Raises StoreError
+    when it cannot be written."""
     try:
         with store_errors("write", f"the report of {sweep}"):
             report = write_report(store.uri, sweep)
     except ReportError as error:
         console.print(f"warning: no report of {sweep}: {error}", style="yellow")
-        return
+        return False
     if report.summary:
         console.print(report.summary, soft_wrap=True, markup=False, highlight=False)
     for _, table in [] if report.summary else report.tables:
@@ -86,6 +87,7 @@ def publish(sweep: str, store: Store, console: Console) -> None:
     for problem in report.problems:
         console.print(f"warning: {problem}", style="yellow", soft_wrap=True)
     console.print(f"report: {report.index}\n", soft_wrap=True)
+    return True
 
 
 def track_results(

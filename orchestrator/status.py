@@ -202,11 +202,12 @@ def report_sweeps(
             f"a report of {restriction.text} alone does not replace the sweep's own", "give --out"
         )
     nothing: list[NothingLeftError] = []
+    unwritten: list[str] = []
     for name in names or known:
         if name not in known:
             raise UserError(f"the store has no sweep {name!r}", f"it has {', '.join(known)}")
         if out is None:
-            publish(name, store, console)
+            unwritten += [] if publish(name, store, console) else [name]
             continue
         folder = Path(out) / name if len(names) != 1 else out
         try:
@@ -218,6 +219,10 @@ def report_sweeps(
         except ReportError as error:
             raise UserError(error.problem, error.remedy) from error
         console.print(f"report: {report.index}", soft_wrap=True)
+    if unwritten:
+        raise UserError(
+            f"no report of {', '.join(unwritten)}", "what kept it from being written stands above"
+        )
     if nothing and (names or len(nothing) == len(known)):
         raise UserError(nothing[0].problem, nothing[0].remedy)
     for one in nothing:

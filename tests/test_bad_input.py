@@ -307,6 +307,17 @@ def test_a_damaged_plan(targetsweep: Command, tmp_path: Path) -> None:
         assert "sweeps/demo/plan.json" in answer.error
 
 
+def test_a_report_that_cannot_be_written_is_a_failure(targetsweep: Command, tmp_path: Path) -> None:
+    """A script must see it; the other sweeps' are written all the same."""
+    store = Store(tmp_path / "store")
+    store.write_json("sweeps/a/plan.json", {"sweep": "a", "report": [{"later": 1}], "points": []})
+    store.write_json("sweeps/b/plan.json", {"sweep": "b", "points": []})
+    answer = targetsweep("report", "--store", store.root)
+    assert answer.status == 2
+    assert "no report of a" in answer.error
+    assert store.exists("sweeps/b/report/index.html")
+
+
 # -- looking is no running -------------------------------------------------------------------------
 
 
