@@ -24,6 +24,8 @@ def prune_checkpoints(store: Store, plan: Plan, now: float | None = None) -> lis
         finished = store.modified(paths.result(unit.name))
         if finished is None or now - finished < days * 86400:
             continue
+        if _is_being_extended(store, unit.name):
+            continue
         folders = [paths.checkpoint_dir(unit.name)]
         if unit.kind == "student" and unit.provides and awaited.isdisjoint(unit.provides):
             folders.append(paths.snapshots_dir(unit.name))  # a teacher's are no part of this
@@ -33,3 +35,12 @@ def prune_checkpoints(store: Store, plan: Plan, now: float | None = None) -> lis
         if there:
             pruned.append(unit.name)
     return pruned
+
+
+def _is_being_extended(store: Store, name: str) -> bool:
+    """Whether another command's longer horizon has a state beyond the result."""
+    result = store.read_json(paths.result(name)) or {}
+    last = f"{paths.step_name(int(result.get('horizon', 0)))}.ckpt"
+    return any(
+        file > last for file in store.list(paths.checkpoint_dir(name)) if file.startswith("step-")
+    )

@@ -69,7 +69,9 @@ def _to_horizon(unit: Unit, held: Held | None, wanted: set[str]) -> Work:
     horizon = unit.request.horizon
     weights = _missing_weights(unit, held, wanted)
     if not unit.answers and not weights:
-        is_there = held is not None and held.complete and held.horizon >= horizon
+        if held is not None and not held.complete:  # all it gives is there, but for its result
+            return _resumed(held, horizon, weights)
+        is_there = held is not None and held.horizon >= horizon
         return Work(action="done" if is_there else "unneeded")
     if held is None:
         return Work(action="new", steps=horizon, missing_weights=weights)

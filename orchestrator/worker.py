@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -258,11 +258,24 @@ def _finish_teacher(job: _Job, records: Records, start: int, event: Finished) ->
     extra = {
         "presets": presets,
         "searched_to": searched,
-        "missing": list(event.missing),
+        "missing": _missing(job, event, searched, presets),
         "first_step": start + 1,
     }
     records.save_result(_result(job, step=searched, extra=extra))
     _keep(job, records)
+
+
+def _missing(
+    job: _Job, event: Finished, searched: int, presets: Mapping[str, object]
+) -> list[float]:
+    """Presets that were searched for in vain as far as the search came, by this request or by
+    those before it."""
+    try:
+        before = job.store.read_json(paths.result(job.name)) or {}
+    except StoreError:
+        before = {}
+    known = before.get("missing", []) if int(before.get("searched_to", -1)) >= searched else []
+    return sorted({*event.missing, *known} - {float(preset) for preset in presets})
 
 
 # -- students and probes ------------------------------------------------------------------------

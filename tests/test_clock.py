@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import clock
+from orchestrator import clock, paths
 from orchestrator.orders import attempt_name
 from orchestrator.plan import Plan
 from orchestrator.prune import prune_checkpoints
@@ -94,6 +94,23 @@ def test_a_clock_that_goes_back_removes_nothing(
     assert {name: checkpoints(store, name) for name in kept} == kept
     monkeypatch.setattr(clock, "now_ns", lambda: now + 400 * DAY_NS)
     assert store.sweep_temporaries() == ["runs/.ts-elsewhere~1~00000000.tmp"]
+
+
+def test_the_state_of_an_extension_is_not_pruned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another command asked for more steps and was cut off; this one's runs are done."""
+    store = digits_store(tmp_path / "store")
+    plan, kept = finished_plan(tmp_path, store)
+    ((name, (last,)),) = kept.items()
+    now = clock.now_ns()
+    monkeypatch.setattr(clock, "now_ns", lambda: now + 400 * DAY_NS)
+    folder = store.root / paths.checkpoint_dir(name)
+    further = "step-00099999.ckpt"
+    (folder / last).rename(folder / further)
+    assert prune_checkpoints(store, plan) == []
+    (folder / further).rename(folder / last)
+    assert prune_checkpoints(store, plan) == [name]
 
 
 def test_a_clock_that_jumps_while_runs_train_changes_no_number(

@@ -117,6 +117,7 @@ def test_probes_at_several_steps_keep_several_weights(tmp_path):
 
 
 def test_the_document_says_what_lies_behind_a_probe(tmp_path):
+    store = Store(tmp_path / "store")
     sweep = sweep_of(tmp_path, "grids: [{axes: {strategy: [B, C], probe: [joint, offline]}}]\n")
     plan = plan_of(sweep)
     document = plan_document(sweep, plan)
@@ -130,10 +131,12 @@ def test_the_document_says_what_lies_behind_a_probe(tmp_path):
             assert "weights" not in point
         else:
             assert point["weights"] == probes[point["run"]].needs[0]
-    assert set(units(document)) == {the(plan, "teacher").name, *students, *probes}
+    assert set(units(store, document)) == {the(plan, "teacher").name, *students, *probes}
     alone = plan_document(sweep, plan)
     alone["points"] = [point for point in alone["points"] if "weights" in point]
-    assert set(units(alone)) == set(units(document))  # the students behind them are runs too
+    assert set(units(store, alone)) == set(
+        units(store, document)
+    )  # the students behind them are runs too
 
 
 def test_labels(tmp_path):
@@ -266,7 +269,9 @@ def test_a_finished_probe_wants_no_weights(plan):
 def test_a_student_that_is_gone_is_only_wanted_for_itself_or_an_unfinished_probe(tmp_path):
     for_probe = plan_of(sweep_of(tmp_path, OFFLINE))
     assert work_with(for_probe, None, PROBE_DONE)[0].action == "unneeded"
-    assert work_with(for_probe, Held(checkpoints=(100,)), PROBE_DONE)[0].action == "unneeded"
+    # A kill between its weights and its result, or damage: nobody else would ever finish it.
+    assert work_with(for_probe, Held(checkpoints=(100,)), PROBE_DONE)[0].action == "resume"
+    assert work_with(for_probe, Held(), PROBE_DONE)[0].action == "new"
     assert work_with(for_probe, None, PROBE_DONE)[2].left == []
     itself = plan_of(sweep_of(tmp_path, BOTH))
     student, _, _ = work_with(itself, None, PROBE_DONE)

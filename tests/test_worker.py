@@ -259,6 +259,19 @@ def test_an_accuracy_out_of_reach_is_said_and_not_searched_again(
     assert [again.work[unit.name].action for unit in again.units] == ["exhausted", "blocked"]
 
 
+def test_what_was_searched_in_vain_stays_known(store: Store, tmp_path: Path) -> None:
+    """Also after another sweep of the same teacher asked for what it had passed."""
+    limit = "max_steps: 60"
+    vain = B.replace("max_steps: 300", limit).replace("[20]", "[20, 99]")
+    drive_here(tiny_plan(tmp_path, text=vain), store)
+    teacher = only(tiny_plan(tmp_path, text=vain), "teacher").name
+    drive_here(tiny_plan(tmp_path, store, text=vain.replace("[20, 99]", "[25]")), store)
+    assert {"20", "25"} <= facts(store, teacher)["presets"].keys()
+    assert facts(store, teacher)["missing"] == [99]
+    again = tiny_plan(tmp_path, store, text=vain)
+    assert again.work[teacher].action == "exhausted"
+
+
 def test_a_damaged_snapshot_is_named_and_a_deleted_one_is_harvested_again(
     reference: Store, tmp_path: Path
 ) -> None:
