@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dashboards.errors import ReportError
 from orchestrator import paths
+from orchestrator.behind import scorer, snapshot_behind
 from orchestrator.damage import damage_text, refuse_unsealed
 from orchestrator.datasets import Location, is_encoded, locations_of, prepare_dataset
 from orchestrator.driverstatus import driver_lines, failure_lines
@@ -82,8 +83,9 @@ def run_states(
     store: Store, plan: Mapping[str, Any], damaged: list[DamagedFileError] | None = None
 ) -> dict[str, str]:
     """The students and probes of a plan, and the teachers and students behind them: each done,
-    begun, failed, blocked (by a teacher or student that failed to give what it waits for) or to
-    do. damaged: gets the results that are not what was once written; they count as absent."""
+    begun, failed, blocked (by one that failed to give what it waits for) or to do; soft targets and
+    scores that failed are among them. damaged: gets the results that are not what was once written;
+    they count as absent."""
     damaged = [] if damaged is None else damaged
     horizons: dict[str, int] = {}
     tokens: dict[str, str] = {}
@@ -99,8 +101,11 @@ def run_states(
     for teacher, presets in _presets(tokens.values()).items():
         states[teacher], missing = _teacher_state(store, teacher, presets, damaged)
         lost |= {snapshot_token(teacher, float(preset)) for preset in missing}
+    spoilt = _spoilt(store, plan, states)
     for run, horizon in horizons.items():
-        if run in probed:
+        if run in spoilt:
+            is_lost = True
+        elif run in probed:
             is_lost = states[provider(probed[run])] in ("failed", "blocked")
         else:
             is_lost = tokens.get(run) in lost
@@ -124,6 +129,32 @@ def _asked(plan: Mapping[str, Any]) -> Iterator[tuple[str, int, str | None, str 
         else:
             yield point["run"], horizon, point.get("snapshot"), None
     yield from probes
+
+
+def _spoilt(store: Store, plan: Mapping[str, Any], states: dict[str, str]) -> set[str]:
+    """Runs whose soft targets or scores, or the student behind those, failed; what failed is added
+    to `states`."""
+    failed = {
+        name
+        for name in store.list(paths.runs_dir())
+        if name.startswith(("targets-", "scores-")) and store.exists(paths.failure(name))
+    }
+    targets = {snapshot_behind(store, name): name for name in failed if name.startswith("targets")}
+    scorers = {
+        name: scorer(store, name) for name in {p.get("scores") for p in plan["points"]} if name
+    }
+    failed |= {name for name in scorers.values() if name and store.exists(paths.failure(name))}
+    spoilt: set[str] = set()
+    for point in plan["points"]:
+        settings = {**plan.get("settings", {}), **point.get("settings", {})}
+        scores = point.get("scores")
+        behind = {scores, scorers.get(scores)}
+        if settings.get("strategy") == "C":
+            behind.add(targets.get(point.get("snapshot")))
+        if point["run"] is not None and (lost := behind & failed):
+            spoilt.add(point["run"])
+            states |= dict.fromkeys(lost, "failed")
+    return spoilt
 
 
 def _presets(tokens: Iterable[str]) -> dict[str, set[str]]:
@@ -195,7 +226,9 @@ def report_sweeps(
     if scale is not None:
         suffix = f"-{load_scale(scale).name}"
         names = [name.removesuffix(suffix) + suffix for name in names]
-        known = [name for name in known if name.endswith(suffix)] or known
+        if not (known := [name for name in known if name.endswith(suffix)]):
+            remedy = f"targetsweep run FILE --scale {scale} makes one"
+            raise UserError(f"the store has no sweep of scale {suffix[1:]}", remedy)
     restriction = Restriction(hardware=hardware, precision=precision)
     if restriction and out is None:
         raise UserError(

@@ -111,7 +111,7 @@ class Tracker:
             plan = self._store.read_json(paths.plan_json(sweep))
             if plan is None:
                 continue
-            names = units(plan)
+            names = units(self._store, plan)
             now = fingerprint(self._store, plan, names)
             if not force and self._record.read(sweep, "runs") == now:
                 unchanged.append(sweep)
@@ -227,7 +227,13 @@ class Tracker:
     def _put_all(self, experiment: Experiment, sweep: str, names: Iterable[str]) -> list[str]:
         """Everything of a sweep that nobody drives; returns what had to be repaired."""
         statuses = set()
-        for name in names:
+        planned = list(names)
+        running = (
+            paths.run_name(known.tags[KIND], key)
+            for (kind, key), known in experiment.runs.items()
+            if kind == "run" and known.status == "RUNNING"
+        )  # a student behind scores that were never begun is known to the driver alone
+        for name in dict.fromkeys([*planned, *running]):
             shown = view(self._store, name, live=False)
             if shown is None:
                 continue

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from dashboards import layout_types
 from orchestrator import paths
+from orchestrator.behind import scorer
 from orchestrator.metricsfile import parse_metrics
 from orchestrator.store import Store
 from orchestrator.units import ARTEFACTS, provider
@@ -96,12 +97,16 @@ def is_kept(step: int, always: Container[int] = ()) -> bool:
     return bool(step % 10 ** max(0, len(str(step)) - 2) == 0)
 
 
-def units(plan: Mapping[str, Any]) -> list[str]:
-    """The runs a plan's points name, and the teachers and probed students those need, each once, in
-    plan order."""
+def units(store: Store, plan: Mapping[str, Any]) -> list[str]:
+    """The runs a plan's points name, and the teachers, probed students and students behind scores
+    that those need, each once, in plan order."""
     names: dict[str, None] = {}
+    scorers: dict[str, str | None] = {}
     for point in plan.get("points", []):
-        for token in filter(None, (point.get("snapshot"), point.get("weights"))):
+        if (scores := point.get("scores")) is not None and scores not in scorers:
+            scorers[scores] = scorer(store, scores)
+        tokens = (point.get("snapshot"), point.get("weights"), scorers.get(scores))
+        for token in filter(None, tokens):
             names[provider(token)] = None
         if point["run"] is not None:
             names[point["run"]] = None

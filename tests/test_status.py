@@ -85,6 +85,30 @@ class TestStates:
         states = run_states(store, plan_of([60.0, None]))
         assert states == {TEACHER: "begun", name(1): "failed", name(2): "begun"}
 
+    def test_soft_targets_that_failed_block_those_of_their_teacher(self, store: Store) -> None:
+        write_teacher(store, [30.0, 60.0], missing=[])
+        targets = name(8, "targets")
+        spec = {"teacher": {"key": key(7), "accuracy": 30.0}}
+        store.write_json(paths.run_json(targets), {"spec": spec})
+        store.write_json(paths.failure(targets), {"cause": "error"})
+        plan = plan_of([30.0, 60.0])
+        assert targets not in run_states(store, plan | {"settings": {"strategy": "B"}})
+        states = run_states(store, plan | {"settings": {"strategy": "C"}})
+        assert states == {
+            TEACHER: "done", name(1): "blocked", name(2): "to do", targets: "failed"
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("failed", ["scores", "student"])
+    def test_scores_that_failed_block_those_who_select(self, store: Store, failed: str) -> None:
+        scores = name(8, "scores")
+        spec = {"scoring": {"method": "el2n", "student": {"key": key(9), "step": 10}}}
+        store.write_json(paths.run_json(scores), {"spec": spec})
+        lost = scores if failed == "scores" else name(9)
+        store.write_json(paths.failure(lost), {"cause": "error"})
+        points = [{"run": name(1), "horizon": 300, "scores": scores}]
+        plan = {"points": [*points, {"run": name(2), "horizon": 300}]}
+        assert run_states(store, plan) == {lost: "failed", name(1): "blocked", name(2): "to do"}
+
     def test_a_finished_teacher_without_its_snapshots(self, store: Store) -> None:
         write_teacher(store, [60.0], missing=[])
         store.delete_tree(paths.snapshots_dir(TEACHER))

@@ -150,6 +150,28 @@ class TestSync:
         assert any("restored" in line for line in tracker.sync(force=True).repaired)
         assert_agrees(store, tracker, unit)
 
+    def test_students_behind_scores_too(self, store: Store) -> None:
+        write_plan(store, [1])
+        plan = store.read_json(paths.plan_json(SWEEP)) or {}
+        scores = name(8, "scores")
+        points = [point | {"scores": scores} for point in plan["points"]]
+        store.write_json(paths.plan_json(SWEEP), plan | {"points": points})
+        write_run(store, 1, steps=STEPS, done=True)
+        unit = write_run(store, 2, steps=STEPS)
+        tracker = Tracker(store)
+        tracker.project(SWEEP, unit)  # as a driver does, who is killed before the scores begin
+        assert Seen(tracker.uri).one(unit).info.status == "RUNNING"
+        Tracker(store).sync()
+        assert Seen(tracker.uri).one(unit).info.status == "KILLED"
+
+        spec = {"scoring": {"student": {"key": key(2), "step": 300}}}
+        store.write_json(paths.run_json(scores), {"spec": spec})
+        lose_database(store)
+        Tracker(store).sync()
+        assert {unit, name(1)} == {
+            paths.run_name("student", run.data.tags["run_key"]) for run in Seen(tracker.uri).runs()
+        }
+
     def test_the_list_of_experiments_describes_the_sweep(self, store: Store) -> None:
         def description() -> str:
             experiment = Seen(tracker.uri).client.get_experiment_by_name(SWEEP)
