@@ -147,9 +147,12 @@ def _is_official(name: str, location: Location) -> bool:
 
 
 def wanted_datasets(sweeps: Iterable[Sweep]) -> list[str]:
-    """Names of the data sets that the sweeps train on."""
+    """Names of the data sets that the sweeps train on, within their limits."""
     names: dict[str, None] = {}
     for sweep in sweeps:
+        if sweep.limit:
+            names |= {str(point[0]): None for point in sweep.points if point[0] is not None}
+            continue
         for grid in sweep.grids:
             values = grid.axes.get("dataset", (grid.base[0],))
             names |= {str(value): None for value in values if value is not None}

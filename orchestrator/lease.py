@@ -32,7 +32,7 @@ from typing import Self
 import psutil
 
 from orchestrator import clock, paths
-from orchestrator.errors import StoreError, StoreInUseError
+from orchestrator.errors import DamagedFileError, StoreError, StoreInUseError
 from orchestrator.redaction import redact
 from orchestrator.store import Store
 
@@ -133,7 +133,11 @@ class Lease:
         # A store that became unreadable must not hide the error that brought us here.
         try:
             with _exclusive(self._store):
-                if self._mine.is_same(_read(self._store)):
+                try:
+                    is_mine = self._mine.is_same(_read(self._store))
+                except _NoLeaseError:  # nobody can have taken over what nobody can read
+                    is_mine = True
+                if is_mine:
                     self._store.delete(paths.lease())
         except StoreError:
             if error is None:
@@ -180,7 +184,10 @@ class Lease:
 
     def _renew(self) -> None:
         with _exclusive(self._store):
-            found = _read(self._store)
+            try:
+                found = _read(self._store)
+            except _NoLeaseError:  # as at the end: it is this one's still
+                found = None
             if found is not None and not self._mine.is_same(found):
                 self.lost.set()
                 return
@@ -189,16 +196,19 @@ class Lease:
             self._store.write_json(paths.lease(), asdict(self._mine))
 
 
+class _NoLeaseError(StoreError):
+    """What lies there is damaged, or another version's."""
+
+
 def _read(store: Store) -> Holder | None:
-    content = store.read_json(paths.lease())
-    if content is None:
-        return None
     try:
-        return Holder(**content)
-    except TypeError as error:
-        raise StoreError(
-            f"{paths.lease()} of {store.uri} is not a lease",
-            "another version wrote it: make sure that no driver runs, then delete the file",
+        content = store.read_json(paths.lease())
+        return None if content is None else Holder(**content)
+    except (DamagedFileError, TypeError) as error:
+        reason = error.reason if isinstance(error, DamagedFileError) else "another version's?"
+        raise _NoLeaseError(
+            f"{paths.lease()} of {store.uri} is not a lease ({reason})",
+            "make sure that no driver runs, then delete the file",
         ) from error
 
 

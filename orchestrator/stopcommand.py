@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 
 from rich.console import Console
@@ -63,7 +64,10 @@ def _say_nobody(console: Console, store: Store, job: JobRecord | None) -> None:
 
 def _can_be_asked(found: Holder) -> bool:
     """Only a driver looks at the flag; `sync` and `data prepare` hold the store too."""
-    words = found.command.split()
+    try:
+        words = shlex.split(found.command)
+    except ValueError:  # an older version quoted nothing
+        words = found.command.split()
     return len(words) < 2 or words[1] in ("run", "resume")
 
 

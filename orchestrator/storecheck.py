@@ -64,7 +64,7 @@ def check_store(console: Console, store: Store, *, repair: bool, seal: bool) -> 
         lines = "\n".join(f"  {one.rel}: {one.reason}" for one in damaged)
         raise DamagedStoreError(
             f"damaged files in {store.uri}, {len(damaged)}:\n{lines}\n"
-            "  `targetsweep run` sets aside what it meets and makes it again, "
+            "  `targetsweep run` sets aside what it meets and makes it again, but for data sets; "
             "`targetsweep store check --repair` sets aside all of them"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections import Counter
@@ -71,22 +72,21 @@ def run_sweeps(
     ClusterLostError where Ray's head is gone, KeyboardInterrupt when it was asked to stop.
     """
     sweeps, infos, locations = read_asked(asked, store)
-    limited(sweeps, asked)
     check_options(options)
     if export is not None:
         check_place(export.out)
     watch = _Stopwatch()
-    check_sources(sweeps, locations, store)
+    check_sources(limited(sweeps, asked), locations, store)
     outcomes: list[Outcome] = []
     try:
         with (
-            Lease(store, " ".join(["targetsweep", *sys.argv[1:]])) as lease,
+            Lease(store, shlex.join(["targetsweep", *sys.argv[1:]])) as lease,
             exporting(options.metrics_port, options.metrics_host) as metrics,
         ):
             store.sweep_temporaries()
             note_job(store)
             preparing = time.monotonic()
-            if _prepare(sweeps, infos, locations, store, console):
+            if _prepare(limited(sweeps, asked), infos, locations, store, console):
                 sweeps, infos, locations = read_asked(asked, store)
             if limit is not None:  # images tell nothing of how long a report takes
                 limit = replace(limit, began_s=limit.began_s + time.monotonic() - preparing)

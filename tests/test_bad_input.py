@@ -318,6 +318,28 @@ def test_a_report_that_cannot_be_written_is_a_failure(targetsweep: Command, tmp_
     assert store.exists("sweeps/b/report/index.html")
 
 
+def test_reports_of_a_scale_that_no_sweep_has(targetsweep: Command, tmp_path: Path) -> None:
+    Store(tmp_path / "store").write_json("sweeps/demo/plan.json", {"sweep": "demo", "points": []})
+    scale = Path(__file__).parents[1] / "sweeps/paper/scales/pilot.yaml"
+    answer = targetsweep("report", "--store", tmp_path / "store", "--scale", scale)
+    assert answer.status == 2
+    assert "no sweep of scale pilot" in answer.error
+
+
+def test_only_the_data_within_the_limit_is_needed(targetsweep: Command, tmp_path: Path) -> None:
+    """Ray would start: no data set is missing."""
+    two = TINY.replace("  dataset: digits\n", "").replace("  teacher: {max_steps: 300}\n", "") + (
+        "grids: [{axes: {dataset: [digits, cifar10], strategy: [A], seed: [0]}}]\n"
+    )
+    write(tmp_path, two)
+    arguments = ("run", "sweep.yaml", "--store", tmp_path / "store")
+    answer = targetsweep(*arguments)
+    assert answer.status == 2
+    assert "cifar10" in answer.error
+    with pytest.raises(AssertionError, match="Ray was started"):
+        targetsweep(*arguments, "--limit", "dataset=digits")
+
+
 # -- looking is no running -------------------------------------------------------------------------
 
 

@@ -238,6 +238,25 @@ def test_a_file_that_is_no_lease(store: Store) -> None:
         pass
 
 
+def test_a_damaged_lease_says_what_helps_and_does_not_stop_its_holder(store: Store) -> None:
+    with take(store) as lease:
+        store.write_bytes(paths.lease(), b'{"host": 3')
+        with pytest.raises(StoreError, match="not a lease") as caught:
+            holder(store)
+        assert "delete the file" in caught.value.remedy
+        while not is_sound(store):
+            assert not lease.lost.is_set()
+        store.write_bytes(paths.lease(), b'{"host": 3')
+    assert not store.exists(paths.lease())
+
+
+def is_sound(store: Store) -> bool:
+    try:
+        return holder(store) is not None
+    except StoreError:
+        return False
+
+
 def test_an_unwritable_store() -> None:
     with pytest.raises(StoreError, match="cannot write"), take(Store("/proc/targetsweep")):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import threading
@@ -114,6 +115,13 @@ def test_stop_waits_until_the_driver_has_ended(store: Store) -> None:
     assert RUN in done.output
     assert "To go on" in done.output
     assert flags(store) == []
+
+
+def test_the_command_to_go_on_with_can_be_pasted(store: Store) -> None:
+    words = ["targetsweep", "run", "my sweep.yaml", "--limit", "teacher.accuracy=20, 40"]
+    with driving(store, shlex.join(words)):
+        done = call("stop", store)
+    assert shlex.split(done.output.splitlines()[-1]) == words
 
 
 def test_nobody_drives(store: Store) -> None:
