@@ -41,6 +41,9 @@ class Axis:
     categorical: bool
 
 
+MIN_SMOOTHED = 30  # a tenth of fewer points is a line through two of them
+
+
 @dataclass(frozen=True, kw_only=True)
 class FigureData:
     """A figure's numbers.
@@ -81,6 +84,14 @@ class FigureData:
         """How many of `planned` have a value."""
         columns = ["series"] if self.item.x == "step" else ["series", "x"]
         return len(self.means[columns].drop_duplicates())
+
+    @property
+    def smoothed(self) -> set[int]:
+        """Series that are drawn with a smooth line: curves over steps of points enough."""
+        if self.item.smooth is None or self.item.x != "step":
+            return set()
+        counts = self.means["series"].value_counts()
+        return {int(series) for series in counts[counts >= MIN_SMOOTHED].index}
 
     @property
     def panels(self) -> list[Key]:

@@ -69,8 +69,10 @@ def _finite(value: Any) -> Any:
 
 def figure_notes(data: FigureData) -> list[str]:
     """What a reader must know to read the figure, one sentence each."""
-    smooth = " with a LOWESS line over a tenth of the points" if data.item.smooth else ""
-    text = [f"Mean over seeds{smooth}; bands and bars are 95% t-intervals."]
+    text = [f"Mean over seeds{_about_the_lines(data)}; bands and bars are 95% t-intervals."]
+    most = int(data.means["n"].max()) if len(data.means) else 0
+    if short := int((data.means["n"] < most).sum()):
+        text.append(f"{short} of {len(data.means)} means rest on fewer than {most} seeds.")
     if data.num_mixed:
         text.append(
             f"More than one teacher snapshot (weight digest) stands behind means of "
@@ -86,6 +88,15 @@ def figure_notes(data: FigureData) -> list[str]:
     if data.item.fit:
         text += _about_the_fits(data)
     return text
+
+
+def _about_the_lines(data: FigureData) -> str:
+    """Which curves have a smooth one."""
+    if not data.smoothed:
+        return ""
+    drawn = data.means["series"].nunique()
+    some = f" ({len(data.smoothed)} of {drawn} curves)" if len(data.smoothed) < drawn else ""
+    return f" with a LOWESS line over a tenth of the points{some}"
 
 
 def _about_the_fits(data: FigureData) -> list[str]:

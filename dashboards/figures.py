@@ -43,7 +43,6 @@ __all__ = [
 LOWESS_FRACTION = 0.1
 """Share of a curve's points behind each smoothed value (the paper's LOWESS)."""
 
-MIN_SMOOTHED = 30  # a tenth of fewer points is a line through two of them
 DPI = 150
 _PANEL_WIDTH = 4.4  # inches, with its share of the labels
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
@@ -101,7 +100,7 @@ def plot_panel(data: FigureData, panel: Key, looks: list[Look], ax: Axes) -> Axe
     for index in data.of_panel(panel):
         means = data.means[data.means["series"] == index]
         if data.item.x == "step":
-            plot_curve(means, looks[index], data.item.smooth is not None, ax)
+            plot_curve(means, looks[index], index in data.smoothed, ax)
         else:
             plot_points(means, looks[index], ax)
         if index in data.fits:
@@ -115,11 +114,10 @@ def plot_panel(data: FigureData, panel: Key, looks: list[Look], ax: Axes) -> Axe
 
 
 def plot_curve(means: pd.DataFrame, look: Look, smooth: bool, ax: Axes) -> Axes:
-    """A curve over steps. means: `x` ascending, `mean`, `ci_low`, `ci_high`. With `smooth` and
-    enough points the raw mean turns faint under its LOWESS line, which is fitted on steps whatever
-    the scale of the axis, as in the paper."""
+    """A curve over steps. means: `x` ascending, `mean`, `ci_low`, `ci_high`. With `smooth` the
+    raw mean turns faint under its LOWESS line, which is fitted on steps whatever the scale of the
+    axis, as in the paper."""
     x, mean = means["x"].to_numpy(), means["mean"].to_numpy()
-    smooth = smooth and len(x) >= MIN_SMOOTHED
     width, alpha = (0.8, 0.35) if smooth else (1.4, 1.0)
     marker = look.marker if len(x) < 15 else ""
     line = {"color": look.color, "linestyle": look.dash}

@@ -36,7 +36,9 @@ def notes(table: Table) -> list[str]:
 def _about_ours(table: Table) -> list[str]:
     planned = max((cell.num_planned for cell in table.cells), default=0)
     seeds = f"{planned} seed{'s' if planned != 1 else ''}"
-    over = "students" if table.is_mixed else "students; one teacher"
+    behind = {digest for cell in table.cells for digest in cell.digests}
+    one = {0: "", 1: "; one teacher"}.get(len(behind), "; one teacher snapshot a cell")
+    over = "students" + ("" if table.is_mixed else one)
     text = [f"Mean ± sample standard deviation over {seeds} ({over})."]
     heads = table.item.heads
     columns = [

@@ -135,9 +135,26 @@ def test_smoothing_is_lowess_over_a_tenth_and_needs_enough_points(tmp_path: Path
     y = np.sin(x / 9)
     np.testing.assert_allclose(smoothed(x, y), lowess(y, x, frac=0.1)[:, 1])
     item = CURVES | {"smooth": "lowess"}
-    few = draw(data_of(tmp_path / "few", item, grid("A")))
-    many = draw(data_of(tmp_path / "many", item, grid("A"), steps=range(5, 301, 5)))
-    assert (len(few.axes[0].get_lines()), len(many.axes[0].get_lines())) == (1, 2)
+    few = data_of(tmp_path / "few", item, grid("A"))
+    many = data_of(tmp_path / "many", item, grid("A"), steps=range(5, 301, 5))
+    drawn = [len(draw(data).axes[0].get_lines()) for data in (few, many)]
+    assert drawn == [1, 2]
+    assert "LOWESS" not in figure_notes(few)[0]
+    assert "with a LOWESS line over a tenth of the points;" in figure_notes(many)[0]
+    both = data_of(tmp_path / "both", item, [*grid("A"), *grid("B", (30.0,))])
+    for point in grid("A"):
+        write_run(tmp_path / "both", point, steps=range(5, 301, 5))
+    results = load_results(str(tmp_path / "both"), load_plan(str(tmp_path / "both"), "demo"))
+    assert "(1 of 2 curves)" in figure_notes(figure_data(results, both.item))[0]
+
+
+def test_means_over_fewer_seeds_are_counted(tmp_path: Path) -> None:
+    data = data_of(tmp_path, CURVES, grid("A"))
+    assert not any("rest on fewer" in note for note in figure_notes(data))
+    write_run(tmp_path, grid("A")[0], steps=STEPS[:-1])
+    results = load_results(str(tmp_path), load_plan(str(tmp_path), "demo"))
+    notes = figure_notes(figure_data(results, data.item))
+    assert f"1 of {len(STEPS)} means rest on fewer than 5 seeds." in notes
 
 
 def test_hidden_settings_are_refused(tmp_path: Path) -> None:

@@ -160,6 +160,22 @@ def test_two_metrics_of_one_run(tmp_path: Path) -> None:
     assert text["ours",]["60%"].startswith(f"{np.mean(expected('B', 60.0, 300)):.2f}")
 
 
+@pytest.mark.parametrize(
+    ("strategies", "teachers", "said"),
+    [
+        ("A", (), "5 seeds (students)."),
+        ("B", (30.0,), "5 seeds (students; one teacher)."),
+        ("BC", (30.0, 60.0), "5 seeds (students; one teacher snapshot a cell)."),
+    ],
+)
+def test_what_a_spread_is_over(
+    tmp_path: Path, strategies: str, teachers: tuple[float, ...], said: str
+) -> None:
+    points = grid(strategies, teachers) if teachers else grid(strategies)
+    item = {"table": "t", "rows": ["strategy"], "columns": ["teacher.accuracy"]}
+    assert said in markdown(table_of(tmp_path, item, points=points))
+
+
 def test_a_cell_over_two_teacher_digests_is_flagged(tmp_path: Path) -> None:
     table = table_of(tmp_path, TABLE_3)
     assert "†" not in markdown(table)
