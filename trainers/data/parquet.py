@@ -99,7 +99,9 @@ class ParquetSource:
         if (labels < 0).any():
             row = int(np.argmax(labels < 0))
             raise DataError(
-                f"row {row} of {path} has no label in {name!r}", "remove unlabelled rows"
+                f"row {row} of {path} has no label in {name!r}",
+                "remove unlabelled rows; a test split without labels that stands beside a "
+                "validation split: move its files away, and that one is used",
             )
         return labels
 
