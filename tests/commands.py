@@ -148,7 +148,7 @@ def check_tracking(store: Store, sweep: str, uri: str | None = None) -> None:
     """No run twice or missing; no point twice, missing or other than its stored row; all closed."""
     seen = Seen(tracking_uri(store, uri), sweep)
     plan = store.read_json(paths.plan_json(sweep)) or {}
-    names = units(plan)
+    names = units(store, plan)
     runs = [*seen.runs("student"), *seen.runs("teacher")]
     named = [paths.run_name(r.data.tags["targetsweep.kind"], r.data.tags["run_key"]) for r in runs]
     assert sorted(named) == sorted(names)
