@@ -163,15 +163,14 @@ def peak(positions: FloatArray, q: FloatArray, within: tuple[float, float]) -> E
     is_inside = (positions >= within[0]) & (positions <= within[1])
     if is_inside.all() or not is_inside.any():
         raise ValueError("positions are needed inside and outside")
-    found = positions[_resampled_means(q).argmax(axis=1)]
-    share = float(((found >= within[0]) & (found <= within[1])).mean())
-    low, high = np.quantile(found, [ALPHA / 2, 1 - ALPHA / 2], method="inverted_cdf")
+    peaks = _resampled_means(q).argmax(axis=1)
+    low, high = np.quantile(positions[peaks], [ALPHA / 2, 1 - ALPHA / 2], method="inverted_cdf")
     return Evidence(
         estimate=float(positions[q.mean(axis=0).argmax()]),
         ci_low=float(low),
         ci_high=float(high),
         unit="position",
-        effect=share,
+        effect=float(is_inside[peaks].mean()),
         effect_name="share of resamples inside",
         n=len(q),
         p_for=_best_above_each(q[:, is_inside], q[:, ~is_inside]),

@@ -215,8 +215,7 @@ def _manifest(place: str, text: bytes) -> dict[str, Any]:
         for entry in manifest["files"].values():
             stated += [entry["bytes"], entry["sha256"]]
         for machine in manifest.get("hardware", []):
-            stated += [int(machine["runs"]), float(machine["wall_time_s"])]
-            if any(isinstance(machine[name], str) for name in ("runs", "wall_time_s")):
+            if not all(isinstance(machine[n], int | float) for n in ("runs", "wall_time_s")):
                 raise ValueError("hardware: runs and wall_time_s are numbers")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise bundle_error(place, f"{MANIFEST} is damaged ({error!r})") from error

@@ -133,11 +133,7 @@ class Lease:
         # A store that became unreadable must not hide the error that brought us here.
         try:
             with _exclusive(self._store):
-                try:
-                    is_mine = self._mine.is_same(_read(self._store))
-                except _NoLeaseError:  # nobody can have taken over what nobody can read
-                    is_mine = True
-                if is_mine:
+                if not self._is_anothers():
                     self._store.delete(paths.lease())
         except StoreError:
             if error is None:
@@ -184,16 +180,20 @@ class Lease:
 
     def _renew(self) -> None:
         with _exclusive(self._store):
-            try:
-                found = _read(self._store)
-            except _NoLeaseError:  # as at the end: it is this one's still
-                found = None
-            if found is not None and not self._mine.is_same(found):
+            if self._is_anothers():
                 self.lost.set()
                 return
             counter = self._mine.counter + 1
             self._mine = dataclasses.replace(self._mine, counter=counter)
             self._store.write_json(paths.lease(), asdict(self._mine))
+
+    def _is_anothers(self) -> bool:
+        """Whether somebody took over. Nobody can have, where nobody can read what lies there."""
+        try:
+            found = _read(self._store)
+        except _NoLeaseError:
+            return False
+        return found is not None and not self._mine.is_same(found)
 
 
 class _NoLeaseError(StoreError):

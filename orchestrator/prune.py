@@ -24,12 +24,13 @@ def prune_checkpoints(store: Store, plan: Plan, now: float | None = None) -> lis
         finished = store.modified(paths.result(unit.name))
         if finished is None or now - finished < days * 86400:
             continue
-        if _is_being_extended(store, unit.name):
+        states = store.list(paths.checkpoint_dir(unit.name))
+        if _is_being_extended(store, unit.name, states):
             continue
-        folders = [paths.checkpoint_dir(unit.name)]
+        there = [paths.checkpoint_dir(unit.name)] if states else []
+        kept = paths.snapshots_dir(unit.name)  # a teacher's are no part of this
         if unit.kind == "student" and unit.provides and awaited.isdisjoint(unit.provides):
-            folders.append(paths.snapshots_dir(unit.name))  # a teacher's are no part of this
-        there = [folder for folder in folders if store.list(folder)]
+            there += [kept] if store.list(kept) else []
         for folder in there:
             store.delete_tree(folder)
         if there:
@@ -37,10 +38,10 @@ def prune_checkpoints(store: Store, plan: Plan, now: float | None = None) -> lis
     return pruned
 
 
-def _is_being_extended(store: Store, name: str) -> bool:
+def _is_being_extended(store: Store, name: str, states: list[str]) -> bool:
     """Whether another command's longer horizon has a state beyond the result."""
+    rolling = [file for file in states if file.startswith("step-")]
+    if not rolling:
+        return False
     result = store.read_json(paths.result(name)) or {}
-    last = f"{paths.step_name(int(result.get('horizon', 0)))}.ckpt"
-    return any(
-        file > last for file in store.list(paths.checkpoint_dir(name)) if file.startswith("step-")
-    )
+    return max(rolling) > f"{paths.step_name(int(result.get('horizon', 0)))}.ckpt"

@@ -240,7 +240,8 @@ def report_sweeps(
         if name not in known:
             raise UserError(f"the store has no sweep {name!r}", f"it has {', '.join(known)}")
         if out is None:
-            unwritten += [] if publish(name, store, console) else [name]
+            if not publish(name, store, console):
+                unwritten.append(name)
             continue
         folder = Path(out) / name if len(names) != 1 else out
         try:

@@ -76,7 +76,8 @@ def run_sweeps(
     if export is not None:
         check_place(export.out)
     watch = _Stopwatch()
-    check_sources(limited(sweeps, asked), locations, store)
+    within = limited(sweeps, asked)
+    check_sources(within, locations, store)
     outcomes: list[Outcome] = []
     try:
         with (
@@ -86,7 +87,7 @@ def run_sweeps(
             store.sweep_temporaries()
             note_job(store)
             preparing = time.monotonic()
-            if _prepare(limited(sweeps, asked), infos, locations, store, console):
+            if _prepare(within, infos, locations, store, console):
                 sweeps, infos, locations = read_asked(asked, store)
             if limit is not None:  # images tell nothing of how long a report takes
                 limit = replace(limit, began_s=limit.began_s + time.monotonic() - preparing)

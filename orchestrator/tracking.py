@@ -227,13 +227,12 @@ class Tracker:
     def _put_all(self, experiment: Experiment, sweep: str, names: Iterable[str]) -> list[str]:
         """Everything of a sweep that nobody drives; returns what had to be repaired."""
         statuses = set()
-        planned = list(names)
         running = (
             paths.run_name(known.tags[KIND], key)
             for (kind, key), known in experiment.runs.items()
             if kind == "run" and known.status == "RUNNING"
         )  # a student behind scores that were never begun is known to the driver alone
-        for name in dict.fromkeys([*planned, *running]):
+        for name in dict.fromkeys([*names, *running]):
             shown = view(self._store, name, live=False)
             if shown is None:
                 continue

@@ -26,9 +26,9 @@ KIND = "targetsweep.kind"
 REPLACED = "targetsweep.replaced"
 CELL = "targetsweep.cell"
 _KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets the UI open on training runs; it takes an experiment of no kind for one of GenAI."""
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as the description of an experiment or run."""
-"""Lets the UI open on training runs; it takes an experiment of no kind for one of GenAI."""
 
 PARENT = "mlflow.parentRunId"
 

@@ -7,6 +7,7 @@ import shutil
 import socket
 import zipfile
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -194,37 +195,24 @@ def test_an_export_that_is_cut_off_leaves_the_older_bundle(
     """Wherever a kill falls, the folder is a bundle, or one may be written there again."""
     (Path(bundle) / "README.md").write_text("mine")
     before = read_pack(bundle).digest
-    written = 0
 
-    def killed(self: Store, rel: str, data: bytes) -> None:
-        nonlocal written
-        written += 1
-        if written > 2:
-            raise KeyboardInterrupt
-        write(self, rel, data)
+    def killed_after(method: str, calls: int) -> None:
+        seen, act = count(1), getattr(Store, method)
 
-    write = Store.write_bytes
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "write_bytes", killed)
-        with pytest.raises(KeyboardInterrupt):
-            export_bundle(finished, bundle)
+        def stand_in(self: Store, *given: Any) -> None:
+            if next(seen) > calls:
+                raise KeyboardInterrupt
+            act(self, *given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, method, stand_in)
+            with pytest.raises(KeyboardInterrupt):
+                export_bundle(finished, bundle)
+
+    killed_after("write_bytes", 2)
     assert read_pack(bundle).digest == before
     check_place(bundle)
-
-    moved = 0
-
-    def cut(self: Store, rel: str, target: str) -> None:
-        nonlocal moved
-        moved += 1
-        if moved > 1:
-            raise KeyboardInterrupt
-        move(self, rel, target)
-
-    move = Store.move
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "move", cut)
-        with pytest.raises(KeyboardInterrupt):
-            export_bundle(finished, bundle)
+    killed_after("move", 1)
     assert "has no bundle.json" in refused(store, bundle)
     check_place(bundle)
     export_bundle(finished, bundle)

@@ -134,9 +134,8 @@ def test_the_document_says_what_lies_behind_a_probe(tmp_path):
     assert set(units(store, document)) == {the(plan, "teacher").name, *students, *probes}
     alone = plan_document(sweep, plan)
     alone["points"] = [point for point in alone["points"] if "weights" in point]
-    assert set(units(store, alone)) == set(
-        units(store, document)
-    )  # the students behind them are runs too
+    # The students behind them are runs too.
+    assert set(units(store, alone)) == set(units(store, document))
 
 
 def test_labels(tmp_path):
