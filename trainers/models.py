@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from trainers import spec
 from trainers.errors import UnsuitableError
+from trainers.pointwise import avoid_faulty_gradients
 from trainers.rng import Role, seeded_torch
 
 if TYPE_CHECKING:
@@ -226,7 +227,9 @@ def _seeded_backbone(
     backbone: spec.Backbone, image_size: int, role: Role, seed: int
 ) -> tuple[nn.Module, int]:
     with seeded_torch(role, seed, "init", 0):
-        return _backbone(backbone, image_size)
+        phi, features = _backbone(backbone, image_size)
+    avoid_faulty_gradients(phi)
+    return phi, features
 
 
 def build_teacher(
