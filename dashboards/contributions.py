@@ -35,9 +35,10 @@ class Contribution:
 
 
 def arithmetic(environment: Mapping[str, Any]) -> str:
-    """What decides a run's last bits on one kind of hardware: `fp32`, `bf16, compiled`, `fp32, 4
+    """What decides a run's last bits on one kind of hardware: `bf16, compiled`, `fp32, AVX2, 4
     threads`. A run of before these were recorded tells its precision alone."""
     parts = [str(environment.get("precision", ""))]
+    parts += [str(environment["instructions"])] if environment.get("instructions") else []
     parts += ["compiled"] if environment.get("compiled") else []
     threads = environment.get("threads") or 1
     parts += [f"{threads} threads"] if threads != 1 else []

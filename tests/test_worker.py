@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from orchestrator import paths
 from orchestrator.errors import StoreError
@@ -134,6 +135,7 @@ def test_a_result_tells_what_decides_its_last_bits(store: Store, tmp_path: Path)
     run(store, name, replace(RUNTIME, threads=2))
     told = facts(store, name)["environment"]
     assert (told["precision"], told["compiled"], told["threads"]) == ("fp32", False, 2)
+    assert told["instructions"] == torch.backends.cpu.get_cpu_capability()
 
 
 # -- stopping, resuming, extending -----------------------------------------------------------------
