@@ -65,6 +65,8 @@ from trainers.validation import Validator
 NEVER = 10**9
 UNREACHED = 100.0
 """Asked of every search besides the others, so that none ends before its steps are over."""
+CLASSES = 10
+"""Of every data set here."""
 
 
 class Images:
@@ -192,7 +194,9 @@ def crossings(trace: Sequence[float], presets: Iterable[float]) -> dict[float, i
     for turn, accuracy in enumerate(trace):
         before = trace[turn - 1] if turn else accuracy
         for preset in presets:
-            if in_window(accuracy, preset) or jumped_over(before, accuracy, preset):
+            if in_window(accuracy, preset, CLASSES) or jumped_over(
+                before, accuracy, preset, CLASSES
+            ):
                 found.setdefault(preset, turn)
     return found
 
@@ -200,9 +204,9 @@ def crossings(trace: Sequence[float], presets: Iterable[float]) -> dict[float, i
 def replay(trace: Sequence[float], presets: Iterable[float], whole: TestSet, seed: int) -> Any:
     """Adaptive screening of a search whose accuracies are known; its crossings, and the images."""
     draws, images = torch.Generator().manual_seed(seed), Images()
-    found = {preset: 0 for preset in presets if in_window(trace[0], preset)}
+    found = {preset: 0 for preset in presets if in_window(trace[0], preset, CLASSES)}
     missing = set(presets) - found.keys()
-    validator = Validator(whole, AdaptiveScreen(whole))
+    validator = Validator(whole, AdaptiveScreen(whole, CLASSES))
     validator.screen.start(Recorded(torch.ones(whole.count)), 0, trace[0], missing)
     with images.counted():
         for turn, accuracy in enumerate(trace[1:], 1):
@@ -211,8 +215,10 @@ def replay(trace: Sequence[float], presets: Iterable[float], whole: TestSet, see
             verdict = validator.validate(state, turn, missing)
             for preset in verdict.presets if verdict else ():
                 before = trace[turn - 1]
-                is_inside = in_window(accuracy, preset) or in_window(before, preset)
-                if is_inside or jumped_over(before, accuracy, preset):
+                is_inside = in_window(accuracy, preset, CLASSES) or in_window(
+                    before, preset, CLASSES
+                )
+                if is_inside or jumped_over(before, accuracy, preset, CLASSES):
                     found[preset] = turn
                     missing.discard(preset)
     return found, images.count

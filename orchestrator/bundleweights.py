@@ -37,7 +37,7 @@ from trainers.distributed import World
 from trainers.engine import configure
 from trainers.errors import TrainerError
 from trainers.evaluate import evaluation_set, percent, teacher_heads
-from trainers.harvest import in_window
+from trainers.presets import TOLERANCE
 from trainers.spec import Runtime, TeacherSpec
 
 __all__ = [
@@ -146,11 +146,15 @@ def _snapshot(
         digest = weights_digest(widened)
         if digest != snapshot["digest"]:  # else a copy already: nothing is lost again
             accuracy = _measured(store, record, widened)
-        if not in_window(accuracy, float(preset)):
+        if not _is_near(accuracy, preset):
             raise _LeftOutError(f"as 16-bit floats it is a teacher of {accuracy:.2f}%")
     file = f"snapshot-{digest[:16]}.safetensors"
     carried.files[file] = data
     return {"file": file, "digest": digest, "accuracy": accuracy, "dtype": dtype}
+
+
+def _is_near(accuracy: float, preset: str) -> bool:
+    return abs(accuracy - float(preset)) <= TOLERANCE
 
 
 def _halved(data: bytes) -> bytes:
@@ -257,7 +261,7 @@ def weights_fault(record: RunRecord, preset: str, read: Callable[[str], bytes]) 
         return f"weights {preset} are not those of their digest"
     if digest == snapshot["digest"]:
         return None
-    is_copy = entry["dtype"] == "float16" and in_window(float(entry["accuracy"]), float(preset))
+    is_copy = entry["dtype"] == "float16" and _is_near(float(entry["accuracy"]), preset)
     return None if is_copy else f"weights {preset} are not those of the snapshot"
 
 

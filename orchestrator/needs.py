@@ -54,7 +54,7 @@ def load_teacher(store: Store, ref: TeacherRef, data: ImageData) -> tuple[nn.Mod
         raise LostNeedError(f"{name} has no run.json", "run the sweep again")
     spec = from_canonical(run["spec"])
     assert isinstance(spec, TeacherSpec)
-    weights, digest = read_snapshot_weights(store, name, ref.accuracy)
+    weights, digest = read_snapshot_weights(store, name, ref)
     return teacher_with(spec, data, weights), digest
 
 
@@ -89,7 +89,7 @@ def open_mapping(
         teacher, digest = load_teacher(store, spec.teacher, data)
         return teacher, None, digest
     assert spec.temperature is not None
-    digest = read_snapshot(store, _teacher_name(spec.teacher), spec.teacher.accuracy)["digest"]
+    digest = read_snapshot(store, _teacher_name(spec.teacher), spec.teacher)["digest"]
     wanted = targets_spec(
         spec.dataset, spec.teacher, spec.temperature,
         num_classes=data.info.num_classes, view=spec.target_view,

@@ -17,6 +17,7 @@ from orchestrator.grid import Point, applicable, projection
 from orchestrator.identity import run_key
 from orchestrator.settings import FIELDS, INDEX
 from trainers.data.info import PROVISIONAL, DatasetInfo
+from trainers.presets import least_trained
 from trainers.spec import (
     AUGMENTATIONS,
     AdamW,
@@ -243,13 +244,15 @@ class Resolver:
             seed=get["teacher.seed"],
             precision=get["training.precision"],
         )
+        info = self.infos.get(get["dataset"])
+        accuracy = get["teacher.accuracy"]
         ref = TeacherRef(
             key=run_key(spec),
-            accuracy=get["teacher.accuracy"],
+            accuracy=accuracy,
             validate_every=get["teacher.validate_every"],
             screen=get["teacher.screen"],
+            least=least_trained(accuracy, info.num_classes) if info else None,
         )
-        info = self.infos.get(get["dataset"])
         return Teacher(spec, ref, as_steps(get["teacher.max_steps"], info, batch) or 1)
 
     def _teacher_backbone(self, get: Mapping[str, Value]) -> Backbone:

@@ -14,6 +14,7 @@ from orchestrator.errors import DamagedFileError, LostNeedError
 from orchestrator.store import Store
 from trainers.checkpoint import parse_weights, weights_digest
 from trainers.errors import CheckpointError
+from trainers.spec import TeacherRef
 
 __all__ = [
     "SCORES",
@@ -27,23 +28,32 @@ SCORES = "scores"
 """The tensor's name in a file of scores."""
 
 
-def read_snapshot(store: Store, teacher: str, preset: float) -> dict[str, Any]:
+def read_snapshot(store: Store, teacher: str, ref: TeacherRef) -> dict[str, Any]:
     """snapshots/acc-<preset>.json of a teacher run. DamagedFileError when it is not what was
-    written, LostNeedError when the snapshot does not exist."""
+    written, or of a net below `ref.least` (harvested when CIFAR-100's 2% teacher was still the
+    untrained net); LostNeedError when the snapshot does not exist."""
+    preset = ref.accuracy
     found = store.read_json(paths.snapshot_json(teacher, preset))
     if found is None:
         raise LostNeedError(
             f"{teacher} has no snapshot at {preset:g}%",
             "run the sweep again: the teacher is trained until it has one",
         )
+    if ref.least is not None and found["accuracy"] < ref.least:
+        raise DamagedFileError(
+            paths.snapshot_json(teacher, preset),
+            f"a net of {found['accuracy']:.2f}%, where {preset:g}% counts from {ref.least:g}% on",
+        )
     return found
 
 
-def read_snapshot_weights(store: Store, teacher: str, preset: float) -> tuple[dict[str, Any], str]:
+def read_snapshot_weights(
+    store: Store, teacher: str, ref: TeacherRef
+) -> tuple[dict[str, Any], str]:
     """The weights and their digest. DamagedFileError when the bytes are not those once saved,
     LostNeedError when they are gone."""
-    digest: str = read_snapshot(store, teacher, preset)["digest"]
-    return _read_weights(store, paths.snapshot_weights(teacher, preset), digest), digest
+    digest: str = read_snapshot(store, teacher, ref)["digest"]
+    return _read_weights(store, paths.snapshot_weights(teacher, ref.accuracy), digest), digest
 
 
 def _read_weights(store: Store, rel: str, digest: str) -> dict[str, Any]:

@@ -210,7 +210,9 @@ def _finish_scores(job: _Job, records: Records, digests: list[str], event: Finis
 # -- teachers -----------------------------------------------------------------------------------
 
 
-def _teacher_start(records: Records, missing: set[float]) -> tuple[int, dict[str, Any] | None]:
+def _teacher_start(
+    records: Records, missing: set[float], num_classes: int
+) -> tuple[int, dict[str, Any] | None]:
     """Where to continue. The trace of validations tells at which step a missing preset was passed;
     the search goes on from the nearest state before it, or from the last one. Without the trace
     (a damaged metrics file) nobody knows what was passed: the search starts afresh."""
@@ -222,7 +224,7 @@ def _teacher_start(records: Records, missing: set[float]) -> tuple[int, dict[str
         step
         for (step, before), (_, after) in zip([(0, float("nan")), *trace], trace, strict=False)
         for preset in missing
-        if in_window(after, preset) or jumped_over(before, after, preset)
+        if in_window(after, preset, num_classes) or jumped_over(before, after, preset, num_classes)
     ]
     return records.load_state(before=min(last_misses) + 1 if last_misses else None)
 
@@ -231,9 +233,8 @@ def _run_teacher(job: _Job, spec: TeacherSpec) -> Iterator[Report]:
     data, world = _data(job, spec.dataset), World.current()
     records = job.records(TEACHER_COLUMNS)
     harvested = frozenset(world.share(sorted(records.traced())))
-    start, state = _agreed(
-        world, records, *_teacher_start(records, set(job.request.presets) - harvested)
-    )
+    missing = set(job.request.presets) - harvested
+    start, state = _agreed(world, records, *_teacher_start(records, missing, data.info.num_classes))
     yield {"event": "started", "first_step": start + 1, "warnings": records.take_warnings()}
     searched = max(records.rows, default=0)
     events = train_teacher(

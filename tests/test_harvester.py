@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from trainers.harvest import MAX_HALVINGS, Harvester, in_window, interpolate, jumped_over
+from trainers.presets import least_trained
 
 
 class Dial(nn.Module):
@@ -33,7 +34,7 @@ class Curve:
 
 def harvest(percent_of, before, after, presets):
     curve = Curve(percent_of)
-    harvester = Harvester(Dial(), curve, set(presets))
+    harvester = Harvester(Dial(), curve, set(presets), 10)
     old, new = Dial(before, mean=1.0, count=4), Dial(after, mean=2.0, count=5)
     found = harvester.find(
         5, old.state_dict(), percent_of(before), new.state_dict(), percent_of(after),
@@ -62,7 +63,7 @@ def test_an_update_that_jumps_over_windows_is_bisected():
 def test_a_state_before_that_was_inside_is_taken_where_the_search_looks_back():
     before, after = Dial(0.3).state_dict(), Dial(0.6).state_dict()
     for looks_back, expected in ((True, [(30.0, 0.0, 30.0)]), (False, [])):
-        harvester = Harvester(Dial(), Curve(lambda w: 100 * w), {30.0})
+        harvester = Harvester(Dial(), Curve(lambda w: 100 * w), {30.0}, 10)
         found = harvester.find(5, before, 30.0, after, 60.0, {30.0}, looks_back=looks_back)
         assert [(s.preset, s.alpha, s.accuracy) for s in found] == expected
 
@@ -96,7 +97,7 @@ def test_a_path_that_is_not_monotone_still_ends_inside_the_window():
 
     found, _, _ = harvest(bump, 0.0, 1.0, {30.0, 60.0})
     for snapshot in found:
-        assert in_window(snapshot.accuracy, snapshot.preset)
+        assert in_window(snapshot.accuracy, snapshot.preset, 10)
         assert snapshot.accuracy == pytest.approx(bump(snapshot.alpha), abs=0.05)
     assert {s.preset for s in found} == {30.0, 60.0}
 
@@ -109,14 +110,14 @@ def test_a_path_that_is_not_monotone_still_ends_inside_the_window():
     ],
 )  # fmt: skip
 def test_what_a_jump_is(before, after, jumped):
-    assert jumped_over(before, after, 30.0) is jumped
+    assert jumped_over(before, after, 30.0, 10) is jumped
 
 
 def test_windows_include_their_ends_whatever_the_rounding():
-    assert in_window(100 * 29 / 100, 30.0)
-    assert in_window(100 * 1131 / 10_000, 12.31)
-    assert not in_window(28.99, 30.0)
-    assert not in_window(31.01, 30.0)
+    assert in_window(100 * 29 / 100, 30.0, 10)
+    assert in_window(100 * 1131 / 10_000, 12.31, 10)
+    assert not in_window(28.99, 30.0, 10)
+    assert not in_window(31.01, 30.0, 10)
 
 
 def test_interpolation_has_the_ends():
@@ -125,3 +126,33 @@ def test_interpolation_has_the_ends():
     assert interpolate(old, new, 0.0)["weight"].item() == 0.0
     assert interpolate(old, new, 0.25)["norm.running_mean"].item() == 1.25
     assert old["weight"].item() == 0.0  # untouched
+
+
+@pytest.mark.parametrize(
+    ("preset", "num_classes", "least"),
+    [
+        (2.0, 100, 1.5),  # CIFAR-100: an untrained net has 1%
+        (2.0, 200, None),  # Tiny-ImageNet: 0.5% is outside the window
+        (10.0, 10, None),  # CIFAR-10: the paper's 10% teacher is untrained
+        (9.5, 10, None),
+        (10.5, 10, 10.25),
+        (12.0, 10, None),
+        (12.0, 1000, None),
+    ],
+)
+def test_the_least_that_counts_where_chance_would(preset, num_classes, least):
+    assert least_trained(preset, num_classes) == least
+    low = preset - 1 if least is None else least
+    assert in_window(low, preset, num_classes)
+    assert not in_window(low - 0.01, preset, num_classes)
+    assert in_window(preset + 1, preset, num_classes)
+    assert jumped_over(low - 0.01, preset + 1.01, preset, num_classes)
+
+
+def test_a_preset_above_chance_is_jumped_over_from_chance():
+    harvester = Harvester(Dial(), Curve(lambda w: 100 * w), {2.0}, 100)
+    states = [Dial(w).state_dict() for w in (0.010, 0.014, 0.034)]
+    assert not list(harvester.find(0, states[0], 1.0, states[0], 1.0, {2.0}))
+    assert not list(harvester.find(1, states[0], 1.0, states[1], 1.4, {2.0}))
+    (found,) = harvester.find(2, states[1], 1.4, states[2], 3.4, {2.0})
+    assert (found.alpha, found.accuracy) == (0.5, 2.4)

@@ -180,6 +180,7 @@ CHANGES = [
     {"teacher": TeacherRef(key="a" * 64, accuracy=60.0, validate_every=10)},
     {"teacher": TeacherRef(key="a" * 64, accuracy=60.0, screen=1000)},
     {"teacher": TeacherRef(key="a" * 64, accuracy=60.0, screen="adaptive")},
+    {"teacher": TeacherRef(key="a" * 64, accuracy=60.0, least=59.5)},
 ]
 
 

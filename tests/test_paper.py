@@ -23,6 +23,7 @@ from orchestrator.spec import Sweep, load_sweeps
 from tests.shipped_sweeps import assert_editors_accept, assert_sound, counts, header, told
 from tests.test_reference import COUNTS
 from trainers.data.catalogue import OFFICIAL
+from trainers.spec import StudentSpec
 
 FOLDER = Path(__file__).parents[1] / "sweeps" / "paper"
 GROUPS = ("claims", "full")
@@ -335,3 +336,16 @@ def test_a_scale_keeps_every_layout(scale):
         assert len(set(steps.values())) == len(steps)
         full = plan_of(name).student_steps
         assert plan.student_steps == full if scale == "digits" else plan.student_steps < full / 4
+
+
+def test_only_the_weakest_teacher_of_cifar100_needs_a_least_accuracy():
+    """Chance, 1%, is in its window [1, 3]; CIFAR-10's 10% teacher is the random initialisation
+    (Appendix B), and Tiny-ImageNet's 0.5% is outside."""
+    asked = {
+        (spec.dataset.name, spec.teacher.accuracy, spec.teacher.least)
+        for name in NAMES
+        for spec in (unit.spec for unit in plan_of(name).units)
+        if isinstance(spec, StudentSpec) and spec.teacher is not None
+    }
+    assert {one for one in asked if one[2] is not None} == {("cifar100", 2, 1.5)}
+    assert {("cifar10", 10, None), ("tinyimagenet", 2, None), ("imagenet", 12, None)} <= asked

@@ -135,7 +135,7 @@ def watch(accuracies, presets, count=10_000):
     """Verdicts and images of validations whose accuracies (percent) are told, as long as presets
     are missing."""
     whole = told_set(count)
-    validator = Validator(whole, AdaptiveScreen(whole))
+    validator = Validator(whole, AdaptiveScreen(whole, 10))
     first, *others = accuracies
     missing = set(presets)
     validator.screen.start(Told(), 0, first, missing)
@@ -145,7 +145,7 @@ def watch(accuracies, presets, count=10_000):
         verdict = validator.validate(Told(round(accuracy * count / 100)), turn, missing)
         found.append((verdict, whole.asked[0]))
         if verdict is not None:
-            missing -= {p for p in verdict.presets if in_window(verdict.accuracy, p)}
+            missing -= {p for p in verdict.presets if in_window(verdict.accuracy, p, 10)}
         if not missing:
             break
     return found
@@ -185,7 +185,7 @@ def test_the_first_validation_is_compared_with_the_initialisation():
 
 def test_successive_validations_look_at_other_images_until_all_were_used():
     whole = told_set(1000)
-    screen = AdaptiveScreen(whole)
+    screen = AdaptiveScreen(whole, 10)
     seen = []
 
     class Rows(nn.Module):

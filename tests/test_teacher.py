@@ -1,6 +1,7 @@
 """Teacher runs: the harvest rule, bisection, screening, resumption."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -133,6 +134,17 @@ def test_the_initialisation_counts_as_validated():
     assert_equal_states(dict(snapshot.weights), dict(fresh.state_dict()))
     assert [row["step"] for row in rows(events)] == [0]
     assert events[-1] == Finished(reason="done", step=0)
+
+
+@pytest.mark.parametrize("screen", [None, 100, "adaptive"])
+def test_a_preset_above_chance_is_a_trained_net(screen):
+    """CIFAR-100's 2% teacher: with 100 classes an untrained net has 1%, inside [1, 3]."""
+    data = image_data(num_train=400, num_test=800, num_classes=100, noise=30)
+    events = train(replace(SPEC, seed=8), data, presets=(2.0,), screen=screen)
+    (snapshot,) = (one for one in only(Snapshot, events) if one.preset == 2.0)
+    assert rows(events)[0]["top1"] == 1.0
+    assert snapshot.step > 0
+    assert 1.5 <= snapshot.accuracy <= 3.0
 
 
 def test_a_row_a_validated_step_and_a_kept_checkpoint_per_ten_points(run):

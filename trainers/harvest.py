@@ -2,9 +2,10 @@
 
 Harvest rule (SEMANTICS 1). A snapshot of preset p is the first validated state whose top-1 on the
 whole test set lies in [p − 1, p + 1] (paper, Appendix B: "the first time it reached the preset
-accuracy", error below 1%). Where the accuracy jumps over the whole window between two validations,
-the segment between their weights is bisected, θ_s + α(θ_t − θ_s) with its batch-norm buffers, at
-most `MAX_HALVINGS` times; if none lands inside, the search goes on.
+accuracy", error below 1%); where an untrained net would be inside, from halfway between chance and
+p on (`presets.least_trained`). Where the accuracy jumps over the whole window between two
+validations, the segment between their weights is bisected, θ_s + α(θ_t − θ_s) with its batch-norm
+buffers, at most `MAX_HALVINGS` times; if none lands inside, the search goes on.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from torch import Tensor, lerp, nn
 
 from trainers.evaluate import TestSet, percent, teacher_heads
 from trainers.events import Snapshot
+from trainers.presets import TOLERANCE, least_trained
 
 __all__ = [
     "MAX_HALVINGS",
-    "TOLERANCE",
     "Harvester",
     "Weights",
     "in_window",
@@ -26,21 +27,24 @@ __all__ = [
     "jumped_over",
 ]
 
-TOLERANCE = 1.0
 MAX_HALVINGS = 8
 _EPSILON = 1e-9  # percentages are ratios of integers; this only absorbs their rounding
 
 Weights = dict[str, Tensor]
 
 
-def in_window(accuracy: float, preset: float) -> bool:
+def in_window(accuracy: float, preset: float, num_classes: int) -> bool:
     """Whether a top-1 percentage counts as having reached `preset`."""
-    return abs(accuracy - preset) <= TOLERANCE + _EPSILON
+    least = least_trained(preset, num_classes)
+    low = preset - TOLERANCE if least is None else least
+    return low - _EPSILON <= accuracy <= preset + TOLERANCE + _EPSILON
 
 
-def jumped_over(before: float, after: float, preset: float) -> bool:
+def jumped_over(before: float, after: float, preset: float, num_classes: int) -> bool:
     """Whether the accuracy went past the whole window of `preset`, upwards or downwards."""
-    outside = not in_window(before, preset) and not in_window(after, preset)
+    outside = not in_window(before, preset, num_classes) and not in_window(
+        after, preset, num_classes
+    )
     return outside and (before - preset) * (after - preset) < 0
 
 
@@ -55,11 +59,15 @@ def interpolate(before: Weights, after: Weights, alpha: float) -> Weights:
 class Harvester:
     """Looks for presets between two validated states. Knows nothing of training.
 
-    model: a model of the teacher's architecture to evaluate weights in. whole: the test set.
+    model: a model of the teacher's architecture to evaluate weights in. whole: the test set, of
+    num_classes classes.
     """
 
-    def __init__(self, model: nn.Module, whole: TestSet, presets: set[float]) -> None:
+    def __init__(
+        self, model: nn.Module, whole: TestSet, presets: set[float], num_classes: int
+    ) -> None:
         self.model = model
+        self._num_classes = num_classes
         self._whole = whole
         self.count = whole.count
         self.missing = set(presets)
@@ -78,11 +86,11 @@ class Harvester:
         before that is inside a window, which a screen did not see, is the snapshot (α = 0)."""
         for preset in sorted(self.missing & presets):
             found: tuple[float, float, Weights] | None = None
-            if in_window(accuracy, preset):
+            if in_window(accuracy, preset, self._num_classes):
                 found = (1.0, accuracy, after)
-            elif looks_back and in_window(before_accuracy, preset):
+            elif looks_back and in_window(before_accuracy, preset, self._num_classes):
                 found = (0.0, before_accuracy, before)
-            elif jumped_over(before_accuracy, accuracy, preset):
+            elif jumped_over(before_accuracy, accuracy, preset, self._num_classes):
                 found = self._bisect(preset, before, before_accuracy, after)
             if found is not None:
                 self.missing.discard(preset)
@@ -100,7 +108,7 @@ class Harvester:
             alpha = (low + high) / 2
             weights = interpolate(before, after, alpha)
             accuracy = self.accuracy(weights)
-            if in_window(accuracy, preset):
+            if in_window(accuracy, preset, self._num_classes):
                 return alpha, accuracy, weights
             same_side = (accuracy - preset) * (before_accuracy - preset) > 0
             low, high = (alpha, high) if same_side else (low, alpha)

@@ -29,7 +29,8 @@ import torch
 from torch import nn
 
 from trainers.evaluate import TestSet, percent, standard_error, teacher_heads
-from trainers.harvest import TOLERANCE, in_window
+from trainers.harvest import in_window
+from trainers.presets import TOLERANCE
 from trainers.rng import generator
 from trainers.validation import Screen, Verdict
 
@@ -113,8 +114,9 @@ def look_sizes(num_test: int) -> tuple[int, ...]:
 class AdaptiveScreen(Screen):
     """See the module."""
 
-    def __init__(self, whole: TestSet) -> None:
+    def __init__(self, whole: TestSet, num_classes: int) -> None:
         self._whole = whole
+        self._num_classes = num_classes
         order = generator("data", 0, "order", 0).permutation(whole.count)
         self._order_M = torch.from_numpy(order).to(whole.device)
         self._sizes = look_sizes(whole.count)
@@ -144,7 +146,9 @@ class AdaptiveScreen(Screen):
         )
 
     def settle(self, accuracy: float, suspects: frozenset[float]) -> Verdict:
-        outside = {preset for preset in suspects if not in_window(accuracy, preset)}
+        outside = {
+            preset for preset in suspects if not in_window(accuracy, preset, self._num_classes)
+        }
         true_sides = {preset: _side(accuracy, preset) for preset in outside}
         passed = {preset for preset in outside if true_sides[preset] != self._before[preset]}
         self._sides = true_sides | self._sides

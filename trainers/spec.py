@@ -141,13 +141,16 @@ class TeacherRef:
 
     accuracy: preset, in percent. validate_every: steps between validations. screen: validate on
     this many fixed test samples first and confirm near a preset on the whole set; `adaptive`: on as
-    many as rule the preset out (`trainers.screening`); None is always the whole set.
+    many as rule the preset out (`trainers.screening`); None is always the whole set. least: the
+    window's lower end where an untrained net would be in [accuracy − 1, accuracy + 1]
+    (`presets.least_trained`).
     """
 
     key: str
     accuracy: float
     validate_every: int = 1
     screen: Screening = None
+    least: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,11 +110,13 @@ def train_teacher(
         )
 
     whole = tests(None)
-    validator = Validator(whole, _screen(request.screen, whole, tests))
+    num_classes = data.info.num_classes
+    validator = Validator(whole, _screen(request.screen, whole, tests, num_classes))
     wanted = set(request.presets) - harvested
     harvester = Harvester(
-        copy.deepcopy(engine.model), whole, (wanted | set(STANDARD_PRESETS)) - harvested
-    )
+        copy.deepcopy(engine.model), whole, (wanted | set(STANDARD_PRESETS)) - harvested,
+        num_classes,
+    )  # fmt: skip
     run = _TeacherRun(engine, validator, harvester, wanted, request, data.info.num_train)
     run.start(state or {})
     control = Control(stop, runtime.checkpoint_every_s, world, engine.device)
@@ -122,10 +124,14 @@ def train_teacher(
         yield from run.train(control, fresh=state is None)
 
 
-def _screen(asked: Screening, whole: TestSet, part: Callable[[int], TestSet]) -> Screen:
+def _screen(
+    asked: Screening, whole: TestSet, part: Callable[[int], TestSet], num_classes: int
+) -> Screen:
     if asked is None:
         return Screen()
-    return AdaptiveScreen(whole) if asked == "adaptive" else PartScreen(part(asked))
+    if asked == "adaptive":
+        return AdaptiveScreen(whole, num_classes)
+    return PartScreen(part(asked), num_classes)
 
 
 class _TeacherRun:
@@ -206,7 +212,7 @@ class _TeacherRun:
         return event
 
     def _start(self) -> Iterator[Event]:
-        """The random initialisation counts as validated: the paper's 10% teacher is one."""
+        """The random initialisation counts as validated: CIFAR-10's 10% teacher is one."""
         yield Evaluation(row=self._row(self._accuracy, {}))
         yield from self._harvester.find(
             0, self._before, self._accuracy, self._before, self._accuracy, self._harvester.missing

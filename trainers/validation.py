@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from trainers.evaluate import TestSet, percent, standard_error, teacher_heads
-from trainers.harvest import TOLERANCE, jumped_over
+from trainers.harvest import jumped_over
+from trainers.presets import TOLERANCE
 
 __all__ = ["PartScreen", "Screen", "Validator", "Verdict"]
 
@@ -60,8 +61,9 @@ class PartScreen(Screen):
     """A fixed part of the test set first, and the whole only near a missing preset (three standard
     errors) or past one."""
 
-    def __init__(self, part: TestSet) -> None:
+    def __init__(self, part: TestSet, num_classes: int) -> None:
         self._part = part
+        self._num_classes = num_classes
         self._last_rough: float | None = None
 
     def start(self, model: nn.Module, turn: int, accuracy: float, missing: Set[float]) -> None:
@@ -72,7 +74,8 @@ class PartScreen(Screen):
         last, self._last_rough = self._last_rough, rough
         margin = TOLERANCE + 3 * standard_error(rough, self._part.count)
         is_near = any(
-            abs(rough - preset) <= margin or (last is not None and jumped_over(last, rough, preset))
+            abs(rough - preset) <= margin
+            or (last is not None and jumped_over(last, rough, preset, self._num_classes))
             for preset in missing
         )
         return frozenset(missing) if is_near else frozenset()
