@@ -38,7 +38,13 @@ class LabelledFiles(ABC):
         return tuple(file for split in SPLITS for file, _ in self.labelled(split))
 
     def listing(self) -> list[tuple[str, int]]:
-        return stat_listing(self.files)
+        """With each file's class: one that moves to another is another data set."""
+        classes = self.class_names()
+        return sorted(
+            (f"{split}/{classes[label]}/{file.name}", file.stat().st_size)
+            for split in SPLITS
+            for file, label in self.labelled(split)
+        )
 
     def read(self, split: SplitName, image_size: int | None) -> Split:
         found = self.encoded(split)

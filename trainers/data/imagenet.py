@@ -12,6 +12,7 @@ in another order and is refused rather than misread.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainers.data.files import LabelledFile, LabelledFiles, image_files, is_folder
-from trainers.data.source import SplitName
+from trainers.data.source import UNLISTED_BEFORE, SplitName
 from trainers.errors import DataError
 
 __all__ = ["ImageNetSource", "find"]
@@ -45,10 +46,21 @@ class ImageNetSource(LabelledFiles):
 
     def listing(self) -> list[tuple[str, int]]:
         """Without sizes: asking for those of 1.3 million files takes minutes on a network disk."""
-        folders = [*_classes(self.root / "train"), self.root / "val", *_classes(self.root / "val")]
-        found = [(name, 0) for folder in folders for name in os.listdir(folder)]
-        if self.labels is not None:
-            found.append((self.labels.name, self.labels.stat().st_size))
+        val = self.root / "val"
+        tops = [*_classes(self.root / "train"), *_classes(val)]
+        found: list[tuple[str, int]] = []
+        if self.labels is None:
+            found += [(f"val/{name}", 0) for name in os.listdir(val)]
+        else:
+            tops.append(val)
+            said = self.labels.read_bytes()
+            found.append((self.labels.name, len(said)))
+            found.append((hashlib.sha256(said).hexdigest(), UNLISTED_BEFORE))
+        for top in tops:
+            for folder, folders, files in os.walk(top):
+                where = Path(folder).relative_to(self.root).as_posix()
+                size = 0 if Path(folder) == top else UNLISTED_BEFORE
+                found += [(f"{where}/{name}", size) for name in (*folders, *files)]
         return sorted(found)
 
     def labelled(self, split: SplitName) -> list[LabelledFile]:

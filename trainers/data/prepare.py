@@ -28,7 +28,15 @@ from trainers.data.images import content_fingerprint
 from trainers.data.info import DatasetInfo
 from trainers.data.meta import META, meta_text, read_meta
 from trainers.data.prepared import load_info, open_arrays, replacing
-from trainers.data.source import SPLITS, EncodedSource, LocatedImage, Source, Split, SplitName
+from trainers.data.source import (
+    SPLITS,
+    UNLISTED_BEFORE,
+    EncodedSource,
+    LocatedImage,
+    Source,
+    Split,
+    SplitName,
+)
 from trainers.data.views import plain_view
 from trainers.errors import DataError
 
@@ -105,9 +113,10 @@ def prepare(
         if archive.find(name, path) is None:
             archive.download(name, path)
     source = find_source(name, path, image_column=image_column, label_column=label_column)
-    wanted |= {"source": source.kind, "source_id": _source_id(source)}
-    if _is_prepared(out, wanted):
+    wanted |= {"source": source.kind}
+    if _is_prepared(out, wanted | {"source_id": _recorded_id(out, source)}):
         return load_info(out)
+    wanted |= {"source_id": _source_id(source.listing())}
     if stays_encoded(name, source, form):
         if not isinstance(source, EncodedSource):
             raise DataError(
@@ -144,11 +153,13 @@ def _wanted(name: str, form: Form) -> dict[str, Any]:
 
 def made_from(folder: Path, source: Source) -> bool:
     """Whether the prepared data set in `folder` was made from `source`: from the same official
-    content, packed or not, or else from files of the same names and sizes."""
+    content, packed or not, or else from files of the same names, classes and sizes."""
     meta = read_meta(folder)
     if meta.get("source") != source.kind:
         return False
-    return source.official_fingerprint is not None or meta.get("source_id") == _source_id(source)
+    return source.official_fingerprint is not None or meta.get("source_id") == _recorded_id(
+        folder, source
+    )
 
 
 def _is_prepared(out: Path, wanted: dict[str, Any]) -> bool:
@@ -158,9 +169,33 @@ def _is_prepared(out: Path, wanted: dict[str, Any]) -> bool:
     return all(meta.get(key) == value for key, value in wanted.items())
 
 
-def _source_id(source: Source) -> str:
-    """SHA-256 of the names and sizes of its files: cheap enough to ask on every run."""
-    return hashlib.sha256(json.dumps(source.listing()).encode()).hexdigest()
+def _source_id(listing: list[tuple[str, int]]) -> str:
+    """SHA-256 of the names, classes and sizes of its files: cheap enough to ask on every run."""
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def _recorded_id(out: Path, source: Source) -> str:
+    """The id that meta.json in `out` has if that data set was made from `source`. Once it was of
+    names and sizes alone; a data set of then counts where its labels are those of the source."""
+    listing = source.listing()
+    now, then = _source_id(listing), _source_id(_without_classes(listing))
+    if then == now or not (out / META).exists() or read_meta(out).get("source_id") != then:
+        return now
+    return then if isinstance(source, EncodedSource) and _has_labels_of(out, source) else now
+
+
+def _without_classes(listing: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    return sorted(
+        (name.rpartition("/")[2], size) for name, size in listing if size != UNLISTED_BEFORE
+    )
+
+
+def _has_labels_of(out: Path, source: EncodedSource) -> bool:
+    """Whether the labels prepared in `out` are those that the source gives its files, in order."""
+    return all(
+        np.array_equal(np.load(out / f"{split}-labels.npy"), source.encoded(split).labels)
+        for split in SPLITS
+    )
 
 
 # -- encoded ------------------------------------------------------------------------------------

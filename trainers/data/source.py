@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 __all__ = [
     "SPLITS",
+    "UNLISTED_BEFORE",
     "EncodedSource",
     "EncodedSplit",
     "Image",
@@ -25,6 +26,10 @@ __all__ = [
 
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "test")
+
+UNLISTED_BEFORE = -1
+"""In a listing, where a file's size stands: of what was not in it when data sets were told apart by
+names and sizes alone."""
 
 Image = npt.NDArray[np.uint8]
 """One image, (3, H, W)."""
@@ -71,7 +76,8 @@ class Source(Protocol):
     def files(self) -> tuple[Path, ...]: ...
 
     def listing(self) -> list[tuple[str, int]]:
-        """(file name, size), sorted."""
+        """(file name, size), sorted; below its class, `train/<class>/<name>`, where a file belongs
+        to one. (SHA-256, UNLISTED_BEFORE) of a file that says which file belongs to which."""
         ...
 
     @property
