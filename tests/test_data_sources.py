@@ -257,6 +257,36 @@ def test_missing_and_non_integer_labels_are_refused(toy):
         parquet.find("toy", toy).read("train", None)
 
 
+def as_hugging_face_publishes(folder, test_labels):
+    pictures = [encoded(image) for image in random_images(4)]
+    write_parquet(folder / "train-00000-of-00001.parquet", pictures, [0, 1, 0, 1])
+    write_parquet(folder / "validation-00000-of-00001.parquet", pictures[:2], [1, 0])
+    write_parquet(folder / "test-00000-of-00001.parquet", pictures, test_labels)
+
+
+@pytest.mark.parametrize(
+    ("test_labels", "found"),
+    [([-1] * 4, [1, 0]), ([None] * 4, [1, 0]), ([0, 0, 1, 1], [0, 0, 1, 1])],
+)
+def test_a_test_split_that_nobody_labelled_is_passed_over(tmp_path, test_labels, found):
+    """ImageNet's, as Hugging Face publishes it."""
+    as_hugging_face_publishes(tmp_path, test_labels)
+    source = parquet.find("mine", tmp_path)
+    assert source.encoded("test").labels.tolist() == found
+
+
+def test_unlabelled_tests_without_a_validation_split(tmp_path):
+    as_hugging_face_publishes(tmp_path, [-1] * 4)
+    validation = tmp_path / "validation-00000-of-00001.parquet"
+    validation.unlink()
+    with pytest.raises(DataError, match=r"row 0 of .*test-00000.* has no label"):
+        parquet.find("mine", tmp_path).read("test", None)
+    train = pq.read_table(tmp_path / "train-00000-of-00001.parquet")
+    pq.write_table(train.select(["image"]), validation)  # pictures alone
+    with pytest.raises(DataError, match="no labelled test split"):
+        parquet.find("mine", tmp_path)
+
+
 def test_training_files_without_a_test_split(toy):
     (toy / "test.parquet").unlink()
     with pytest.raises(DataError, match="no test split"):

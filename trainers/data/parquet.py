@@ -100,8 +100,8 @@ class ParquetSource:
             row = int(np.argmax(labels < 0))
             raise DataError(
                 f"row {row} of {path} has no label in {name!r}",
-                "remove unlabelled rows; a test split without labels that stands beside a "
-                "validation split: move its files away, and that one is used",
+                "remove unlabelled rows; a test split without any label is passed over where a "
+                "validation split stands beside it",
             )
         return labels
 
@@ -148,26 +148,44 @@ def find(
     label_column: str | None = None,
 ) -> ParquetSource | None:
     """The Parquet files of `name` in `path` or `path/name`, in sorted order; None without training
-    files. Raises DataError if there are training files and no test files."""
+    files. A test split that nobody has labelled, as ImageNet's, is passed over for the validation
+    split. Raises DataError if there are training files and no test files."""
     for root in (path, path / name):
-        train, test = _matches(root, name, "train"), _matches(root, name, "test")
-        if train and not test:
+        train = next(_matches(root, name, "train"), ())
+        if not train:
+            continue
+        tests = list(_matches(root, name, "test"))
+        labelled = (files for files in tests if _is_labelled(files[0], label_column))
+        test = tests[0] if len(tests) == 1 else next(labelled, ())
+        if not test:
             raise DataError(
-                f"{root} holds {train[0].name} but no test split",
+                f"{root} holds {train[0].name} but no {'labelled ' if tests else ''}test split",
                 f"add one of: {', '.join(patterns(name, 'test'))}",
             )
-        if train:
-            return ParquetSource(
-                train=train, test=test, image_column=image_column, label_column=label_column
-            )
+        return ParquetSource(
+            train=train, test=test, image_column=image_column, label_column=label_column
+        )
     return None
 
 
-def _matches(root: Path, name: str, split: SplitName) -> tuple[Path, ...]:
+def _matches(root: Path, name: str, split: SplitName) -> Iterator[tuple[Path, ...]]:
+    """The files of every pattern that has some."""
     for pattern in patterns(name, split):
         if files := sorted(root.glob(pattern)):
-            return tuple(files)
-    return ()
+            yield tuple(files)
+
+
+def _is_labelled(path: Path, named: str | None) -> bool:
+    """Whether one row at least has a label."""
+    file = _open(path)
+    names = [name for name in (named,) if name] or LABEL_COLUMNS
+    column = next((name for name in names if name in file.schema_arrow.names), None)
+    if column is None:
+        return False
+    with _reading(path):
+        labels = file.read(columns=[column]).column(0)
+    known = labels.drop_null().to_numpy()
+    return bool(len(known)) and (known.dtype.kind not in "iu" or bool((known >= 0).any()))
 
 
 def _column(schema: pa.Schema, named: str | None, usual: tuple[str, ...], path: str) -> str:
