@@ -150,7 +150,8 @@ def test_teachers_first_then_what_they_can_teach(
         result = facts(store, point["run"])
         assert result["horizon"] == point["actual"]["horizon"] == 5
     notes = plan["scale"]["notes"]
-    assert notes[-1] == f"{teacher.label}: 20% is {reached[-2]:g}%, 99% is {reached[-1]:g}%"
+    low = "20%" if reached[-2] == 20 else f"20% is {reached[-2]:g}%"  # the CPU decides
+    assert notes[-1] == f"{teacher.label}: {low}, 99% is {reached[-1]:g}%"
 
 
 def test_running_again_does_nothing(drives: Drives, store: Store, tmp_path: Path) -> None:
