@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dashboards.cells import coordinates, item_points, refuse_ambiguous, value_order, values_here
 from dashboards.labels import Key, axis_label, here_label
 from dashboards.layout import FigureItem, Reference
 from dashboards.power_law import PowerLaw, fit_power_law
 from dashboards.references import Target, fits, target
-from dashboards.results import Point, Results, Scale
+from dashboards.results import Plan, Point, Results, Scale
 from dashboards.statistics import summarise
 
 __all__ = ["Axis", "FigureData", "Series", "figure_data"]
@@ -149,15 +150,18 @@ def figure_data(results: Results, item: FigureItem) -> FigureData:
 
 def _asked(results: Results, item: FigureItem) -> pd.DataFrame:
     """What the plan asks: `series`, `x` (value), `run`, `seed`, `step` (a curve's last; the run's
-    own in a pilot). Points that no run answers are left out."""
+    own in a pilot), `schedule` (place in the plan's; -1 where it does not say). Points that no run
+    answers are left out."""
     plan, rows = results.plan, []
     for point in item_points(plan, item):
         for step in item.steps or (point.horizon,) if point.run else ():
             x = None if item.x == "step" else coordinates((item.x,), point, "", step)[0]
             last = point.actual_horizon if step == point.horizon else plan.actual_step(step)
-            rows.append((_series(item, point, step), x, point.run, point.seed, last))
-    frame = pd.DataFrame(rows, columns=["series", "x", "run", "seed", "step"], dtype=object)
-    return frame.astype({"seed": "int64", "step": "int64"})
+            schedule = -1 if point.schedule is None else point.schedule
+            rows.append((_series(item, point, step), x, point.run, point.seed, last, schedule))
+    columns = ["series", "x", "run", "seed", "step", "schedule"]
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)
+    return frame.astype({"seed": "int64", "step": "int64", "schedule": "int64"})
 
 
 def _series(item: FigureItem, point: Point, step: int) -> Series:
@@ -210,12 +214,25 @@ def _scores(results: Results, item: FigureItem, asked: pd.DataFrame) -> pd.DataF
     if item.x == "step":
         joined = asked.rename(columns={"step": "horizon"}).merge(measured, on="run")
         joined = joined[joined["step"] <= joined["horizon"]]
+        joined = joined[_is_scheduled(joined, results.plan)]
         joined = joined.assign(x=joined["step"].astype("float64"))
     else:
         joined = asked.merge(measured, on=["run", "step"])
     scores = joined[["series", "x", "seed", "value"]].dropna(subset="value")
     # two points that one run answers give the same score twice
     return scores.drop_duplicates(["series", "x", "seed"])
+
+
+def _is_scheduled(joined: pd.DataFrame, plan: Plan) -> NDArray[np.bool_]:
+    """Which rows this sweep asked for: those that another one had its runs evaluated at besides
+    would make a curve denser, and the tenth of its points that LOWESS looks at narrower."""
+    asked = pd.MultiIndex.from_tuples(
+        [(place, step) for place, steps in enumerate(plan.schedules) for step in steps],
+        names=["schedule", "step"],
+    )
+    is_asked = pd.MultiIndex.from_frame(joined[["schedule", "step"]]).isin(asked)
+    found: NDArray[np.bool_] = is_asked | (joined["schedule"] < 0).to_numpy()
+    return found
 
 
 def _num_mixed(results: Results, asked: pd.DataFrame) -> int:

@@ -48,8 +48,10 @@ class Point(BaseModel):
     run: None where a pilot cannot answer it (a teacher out of reach). settings: all fields of the
     point, those equal in the whole sweep included. scores: what its run selects by. snapshot:
     `<teacher run>/acc-<preset>`, what it learns from. horizon: last step asked by this point; the
-    run may have gone further for another one. actual: fields, `horizon` among them, whose value in
-    the run is another one, because a scaled sweep keeps the full sweep's settings as its layout.
+    run may have gone further for another one. schedule: place in `Plan.schedules` of the steps at
+    which this point asks for an evaluation; None where a plan does not say. actual: fields,
+    `horizon` among them, whose value in the run is another one, because a scaled sweep keeps the
+    full sweep's settings as its layout.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -59,6 +61,7 @@ class Point(BaseModel):
     scores: str | None = None
     snapshot: str | None = None
     horizon: int = Field(ge=1)
+    schedule: int | None = Field(default=None, ge=0)
     actual: dict[str, JsonValue] = {}
 
     @property
@@ -92,7 +95,8 @@ class Scale(BaseModel):
 class Plan(BaseModel):
     """plan.json. fields: names that vary, in the sweep's order; settings: the others' values.
     include: sweeps a group stands for; a group has no points of its own. overrides: what the
-    command line made another experiment of it with, `field=value` each."""
+    command line made another experiment of it with, `field=value` each. schedules: steps of
+    evaluations, which points name by their place."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -107,6 +111,7 @@ class Plan(BaseModel):
     report: tuple[ReportItem, ...] = ()
     scale: Scale | None = None
     overrides: tuple[str, ...] = ()
+    schedules: tuple[tuple[int, ...], ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -117,6 +122,15 @@ class Plan(BaseModel):
         shared = plan.get("settings") or {}
         points = [p | {"settings": shared | p.get("settings", {})} for p in plan.get("points", ())]
         return plan | {"points": points}
+
+    @model_validator(mode="after")
+    def _knows_its_schedules(self) -> Plan:
+        last = max(
+            (point.schedule for point in self.points if point.schedule is not None), default=-1
+        )
+        if last >= len(self.schedules):
+            raise ValueError(f"schedules has no place {last}")
+        return self
 
     @cached_property
     def items(self) -> tuple[TableItem | FigureItem, ...]:

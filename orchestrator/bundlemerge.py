@@ -206,10 +206,11 @@ def merge_plans(
     ours: Mapping[str, Any] | None, theirs: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
     """One plan with the points of both; None where they are not plans of one sweep: another report,
-    another scale, other runs for equal settings. Ours itself when theirs adds nothing."""
+    another scale, other runs for equal settings. Ours itself when theirs adds nothing; its word on
+    when points are evaluated stands."""
     if ours is None or ours == theirs:
         return theirs if ours is None else ours
-    parts = ("points", "settings", "fields")
+    parts = ("points", "settings", "fields", "schedules")
     if _without(ours, parts) != _without(theirs, parts):
         return None
     points = [*_full_points(ours)]
@@ -218,7 +219,7 @@ def merge_plans(
         there = known.get(_identity(point))
         if there is None:
             points.append(point)
-        elif there != point:
+        elif _without(there, ("schedule",)) != _without(point, ("schedule",)):
             return None
     if len(points) == len(known):
         return ours
@@ -230,7 +231,12 @@ def _without(plan: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _full_points(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [p | {"settings": plan["settings"] | p["settings"]} for p in plan["points"]]
+    """With settings and schedules of their own."""
+    full = [p | {"settings": plan["settings"] | p["settings"]} for p in plan["points"]]
+    for point in full:
+        if "schedule" in point:
+            point["schedule"] = plan["schedules"][point["schedule"]]
+    return full
 
 
 def _identity(point: Mapping[str, Any]) -> str:
@@ -250,11 +256,18 @@ def _seeds_together(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _with_points(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], points: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Settings that are equal in all points stand once, the others are fields, as in the plan of a
-    sweep that had all of them (plandocument)."""
+    """Settings that are equal in all points stand once, the others are fields, and so do schedules,
+    as in the plan of a sweep that had all of them (plandocument)."""
     names = dict.fromkeys([*ours["fields"], *theirs["fields"], *ours["settings"]])
     values = {name: [point["settings"].get(name) for point in points] for name in names}
     fields = [name for name in names if any(value != values[name][0] for value in values[name])]
     settings = {name: values[name][0] for name in names if name not in fields}
     slim = [p | {"settings": {name: p["settings"].get(name) for name in fields}} for p in points]
-    return {**ours, "settings": settings, "fields": fields, "points": slim}
+    schedules: list[list[int]] = []
+    for point in slim:
+        if (steps := point.get("schedule")) is not None:
+            if steps not in schedules:
+                schedules.append(steps)
+            point["schedule"] = schedules.index(steps)
+    merged = {**ours, "settings": settings, "fields": fields, "points": slim}
+    return merged | {"schedules": schedules} if schedules else merged

@@ -48,7 +48,8 @@ __all__ = ["Merger", "PlannedPoint"]
 
 class PlannedPoint(NamedTuple):
     """A point of a sweep and the run that answers it, a student or a probe, up to `horizon`.
-    weights: the token that a probe waits for.
+    weights: the token that a probe waits for. evaluate_at: steps that it asks of the run beyond the
+    standard ones; another point may ask more.
 
     In a pilot, point and horizon are the layout's; actual: the point that trains, and trained: how
     far. run is None where a teacher's preset has no place there."""
@@ -59,6 +60,7 @@ class PlannedPoint(NamedTuple):
     weights: str | None = None
     actual: Point | None = None
     trained: int = 0
+    evaluate_at: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -157,32 +159,35 @@ class Merger:
         if point[_PROBE] == "offline":
             return self._add_probe(point, sweep, report_steps)
         horizon = horizon_of(point, self.infos)
-        draft, _ = self._student(point, sweep, horizon, report_steps)
+        asked = self._requested(point, horizon, report_steps)
+        draft, _ = self._student(point, sweep, horizon, asked)
         draft.answers = True
-        return PlannedPoint(point, run_name("student", draft.key), horizon)
+        return PlannedPoint(point, run_name("student", draft.key), horizon, evaluate_at=asked)
 
     def _add_probe(self, point: Point, sweep: str, report_steps: frozenset[int]) -> PlannedPoint:
         """The point's probe, and its student, which keeps its last weights for it."""
         step = student_horizon(point, self.infos)
-        student, student_spec = self._student(point, sweep, step, frozenset())
+        asked = self._requested(point, step, frozenset())
+        student, student_spec = self._student(point, sweep, step, asked)
         student.keep_weights_at = _union(student.keep_weights_at, frozenset({step}))
         spec = self.resolver.probe(student_spec, student.key, step)
         draft = self._draft(
             "probe", run_key(spec), spec, sweep, lambda: probe_label(student_spec, step)
         )
         horizon = horizon_of(point, self.infos)
-        self._asks(draft, point, horizon, _evaluations(horizon, (), None, report_steps))
+        asked = _evaluations(horizon, (), None, report_steps)
+        self._asks(draft, point, horizon, asked)
         token = weights_token(run_name("student", student.key), step)
         draft.needs = (token,)
-        return PlannedPoint(point, run_name("probe", draft.key), horizon, token)
+        return PlannedPoint(point, run_name("probe", draft.key), horizon, token, evaluate_at=asked)
 
     def _student(
-        self, point: Point, sweep: str, horizon: int, report_steps: frozenset[int]
+        self, point: Point, sweep: str, horizon: int, asked: frozenset[int]
     ) -> tuple[_Draft, StudentSpec]:
-        """The point's student, which is asked for `horizon` steps."""
+        """The point's student, which is asked for `horizon` steps, and to be evaluated at some."""
         spec = self.resolver.student(point)
         draft = self._draft("student", run_key(spec), spec, sweep, lambda: student_label(spec))
-        self._asks(draft, point, horizon, self._requested(point, horizon, report_steps))
+        self._asks(draft, point, horizon, asked)
         teacher = self.resolver.teacher(point)
         if teacher is not None:
             draft.needs = (

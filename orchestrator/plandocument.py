@@ -10,7 +10,8 @@ from orchestrator.plan import Plan
 from orchestrator.settings import FIELDS, INDEX, NUM_REPORTED
 from orchestrator.spec import Sweep
 from orchestrator.units import provider
-from trainers.spec import SEMANTICS
+from trainers.schedule import evaluation_steps, steps_per_epoch
+from trainers.spec import SEMANTICS, ProbeSpec, StudentSpec
 
 __all__ = ["plan_document"]
 
@@ -25,23 +26,51 @@ def plan_document(sweep: Sweep, plan: Plan) -> dict[str, Any]:
     # A field that was left alone is no fact about the sweep, but a setting all the same.
     fixed = {name: plain(*found) for name, found in values.items() if len(found) == 1}
     fields = [name for name in (*sweep.axes, *_REPORTED) if name in values and name not in fixed]
-    snapshots, scores = _snapshots(plan), _scores(plan)
+    snapshots, scores, schedules = _snapshots(plan), _scores(plan), _Schedules(plan)
     points = {
         (point.run, point.horizon, point.point[:NUM_REPORTED]): {
             "run": point.run,
             "settings": {name: plain(point.point[INDEX[name]]) for name in dict.fromkeys(fields)},
             "snapshot": snapshots[point.run] if point.run else None,
             "horizon": point.horizon,
+            **schedules.of(point),
             **({"weights": point.weights} if point.weights else {}),
             **({"scores": scores[point.run]} if point.run in scores else {}),
             **({"actual": _actual(point)} if sweep.scaling else {}),
         }
         for point in planned
     }
-    return _head(sweep) | _body(fixed, list(dict.fromkeys(fields)), list(points.values()), sweep)
+    body = _body(fixed, list(dict.fromkeys(fields)), list(points.values()), sweep)
+    return _head(sweep) | body | {"schedules": schedules.found}
 
 
 _REPORTED = list(FIELDS)[:NUM_REPORTED]
+
+
+class _Schedules:
+    """When this sweep has its points evaluated; their runs may be at more steps, for others. Points
+    share a few schedules, and name theirs by its place in `found`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.found: list[list[int]] = []
+        self._places: dict[Any, int] = {}
+        self._specs = {unit.name: unit.spec for unit in plan.units}
+        self._infos = plan.infos
+
+    def of(self, planned: PlannedPoint) -> dict[str, int]:
+        """`schedule`, where it is known: not of a point without a run, nor of unknown data."""
+        spec = self._specs.get(planned.run or "")
+        if not isinstance(spec, StudentSpec | ProbeSpec):
+            return {}
+        info = self._infos.get(spec.dataset.name)
+        if info is None:
+            return {}
+        epoch = steps_per_epoch(info.num_train, spec.batch_size)
+        about = (planned.trained or planned.horizon, epoch, planned.evaluate_at)
+        if about not in self._places:
+            self._places[about] = len(self.found)
+            self.found.append(list(evaluation_steps(*about)))
+        return {"schedule": self._places[about]}
 
 
 def _head(sweep: Sweep) -> dict[str, Any]:

@@ -189,3 +189,30 @@ class TestPlans:
         theirs = self.plan(0, 1)
         theirs["points"][0]["run"] = "student-other"
         assert merge_plans(self.plan(0), theirs) is None
+
+    def scheduled(self, *steps: list[int], seeds: tuple[int, ...]) -> dict[str, Any]:
+        """Strategy A's points are evaluated at the first of these, B's at the last."""
+        plan = self.plan(*seeds, schedules=list(steps))
+        for point in plan["points"]:
+            is_a = point["settings"]["strategy"] == "A"
+            point["schedule"] = 0 if is_a else len(steps) - 1
+        return plan
+
+    def test_schedules_are_numbered_anew(self) -> None:
+        ours = self.scheduled([10, 20], [5, 20], seeds=(0,))
+        theirs = self.scheduled([5, 20], seeds=(1,))
+        merged = merge_plans(ours, theirs)
+        assert merged is not None
+        assert merged["schedules"] == [[10, 20], [5, 20]]
+        asked = {point["run"]: point["schedule"] for point in merged["points"]}
+        assert asked == {"student-A0": 0, "student-A1": 1, "student-B0": 1, "student-B1": 1}
+        assert merge_plans(ours, self.scheduled([10, 20], [5, 20], seeds=(1,))) == self.scheduled(
+            [10, 20], [5, 20], seeds=(0, 1)
+        )
+
+    def test_a_plan_of_before_says_nothing_of_schedules(self) -> None:
+        now = self.scheduled([10, 20], seeds=(0, 1))
+        assert merge_plans(self.plan(0, 1), now) == self.plan(0, 1)
+        merged = merge_plans(self.plan(0), now)
+        assert merged is not None
+        assert [point.get("schedule") for point in merged["points"]] == [None, 0, None, 0]

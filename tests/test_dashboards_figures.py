@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dashboards_store import STEPS, Settings, grid, top1, write_plan, write_run
+from dashboards_store import (
+    STEPS,
+    Settings,
+    grid,
+    read_json,
+    top1,
+    write_json,
+    write_plan,
+    write_run,
+)
 from scipy import stats
 from statsmodels.nonparametric.smoothers_lowess import lowess
 
@@ -177,3 +186,20 @@ def test_equal_data_give_equal_images(tmp_path: Path) -> None:
     data = data_of(tmp_path, CURVES, grid())
     for kind in ("png", "pdf"):
         assert image(draw(data), kind) == image(draw(data), kind)
+
+
+def test_a_curve_has_what_its_own_sweep_asked_for(tmp_path: Path) -> None:
+    """Another sweep had one run evaluated at 20, 50 and 200 too: a longer one asks more often."""
+    data = data_of(tmp_path, CURVES, grid("A"))
+    assert data.means["x"].tolist() == list(STEPS)
+    file = tmp_path / "sweeps" / "demo" / "plan.json"
+    plan = read_json(file)
+    for point in plan["points"]:
+        point["schedule"] = 1
+    write_json(file, plan | {"schedules": [[20], [10, 100, 300]]})
+    results = load_results(str(tmp_path), load_plan(str(tmp_path), "demo"))
+    assert figure_data(results, data.item).means["x"].tolist() == [10, 100, 300]
+    plan["points"][0]["schedule"] = 2
+    write_json(file, plan | {"schedules": [[20], [10, 100, 300]]})
+    with pytest.raises(ReportError, match="schedules has no place 2"):
+        load_plan(str(tmp_path), "demo")

@@ -349,3 +349,18 @@ def test_only_the_weakest_teacher_of_cifar100_needs_a_least_accuracy():
     }
     assert {one for one in asked if one[2] is not None} == {("cifar100", 2, 1.5)}
     assert {("cifar10", 10, None), ("tinyimagenet", 2, None), ("imagenet", 12, None)} <= asked
+
+
+def test_every_point_says_when_it_is_evaluated():
+    """Table 3 every 390 steps; Figure 4's copies of its runs end earlier."""
+    document = document_of("table_3")
+    by_horizon = {
+        point["horizon"]: document["schedules"][point["schedule"]] for point in document["points"]
+    }
+    assert sorted(by_horizon) == [39_000, 58_500]
+    early = [10, 20, 50, 100, 150, 200, 300, 500, 700, 1000, 1200, 1500]
+    for horizon, steps in by_horizon.items():
+        assert steps == sorted({*early, *range(390, horizon + 1, 390), *range(1950, horizon, 1950)})
+    for name in NAMES:
+        document = document_of(name)
+        assert all("schedule" in point for point in document["points"])
