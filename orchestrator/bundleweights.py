@@ -37,7 +37,7 @@ from trainers.distributed import World
 from trainers.engine import configure
 from trainers.errors import TrainerError
 from trainers.evaluate import evaluation_set, percent, teacher_heads
-from trainers.presets import TOLERANCE
+from trainers.presets import ROUNDING, TOLERANCE
 from trainers.spec import Runtime, TeacherSpec
 
 __all__ = [
@@ -154,7 +154,7 @@ def _snapshot(
 
 
 def _is_near(accuracy: float, preset: str) -> bool:
-    return abs(accuracy - float(preset)) <= TOLERANCE
+    return abs(accuracy - float(preset)) <= TOLERANCE + ROUNDING
 
 
 def _halved(data: bytes) -> bytes:

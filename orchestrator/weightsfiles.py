@@ -14,6 +14,7 @@ from orchestrator.errors import DamagedFileError, LostNeedError
 from orchestrator.store import Store
 from trainers.checkpoint import parse_weights, weights_digest
 from trainers.errors import CheckpointError
+from trainers.presets import ROUNDING
 from trainers.spec import TeacherRef
 
 __all__ = [
@@ -39,7 +40,7 @@ def read_snapshot(store: Store, teacher: str, ref: TeacherRef) -> dict[str, Any]
             f"{teacher} has no snapshot at {preset:g}%",
             "run the sweep again: the teacher is trained until it has one",
         )
-    if ref.least is not None and found["accuracy"] < ref.least:
+    if ref.least is not None and found["accuracy"] < ref.least - ROUNDING:
         raise DamagedFileError(
             paths.snapshot_json(teacher, preset),
             f"a net of {found['accuracy']:.2f}%, where {preset:g}% counts from {ref.least:g}% on",

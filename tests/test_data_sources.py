@@ -283,8 +283,18 @@ def test_unlabelled_tests_without_a_validation_split(tmp_path):
         parquet.find("mine", tmp_path).read("test", None)
     train = pq.read_table(tmp_path / "train-00000-of-00001.parquet")
     pq.write_table(train.select(["image"]), validation)  # pictures alone
-    with pytest.raises(DataError, match="no labelled test split"):
-        parquet.find("mine", tmp_path)
+    with pytest.raises(DataError, match=r"row 0 of .*test-00000.* has no label"):
+        parquet.find("mine", tmp_path).read("test", None)
+    with pytest.raises(DataError, match=r"has no column labl: it has image, label"):
+        parquet.find("mine", tmp_path, label_column="labl").read("test", None)
+
+
+def test_a_test_split_that_is_labelled_in_part_is_not_passed_over(tmp_path):
+    as_hugging_face_publishes(tmp_path, [-1] * 4)
+    picture = encoded(random_images(1)[0])
+    write_parquet(tmp_path / "test-00001-of-00002.parquet", [picture], [1])
+    with pytest.raises(DataError, match=r"row 0 of .*test-00000.* has no label"):
+        parquet.find("mine", tmp_path).read("test", None)
 
 
 def test_training_files_without_a_test_split(toy):

@@ -16,7 +16,7 @@ from torch import Tensor, lerp, nn
 
 from trainers.evaluate import TestSet, percent, teacher_heads
 from trainers.events import Snapshot
-from trainers.presets import TOLERANCE, least_trained
+from trainers.presets import ROUNDING, TOLERANCE, least_trained
 
 __all__ = [
     "MAX_HALVINGS",
@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 MAX_HALVINGS = 8
-_EPSILON = 1e-9  # percentages are ratios of integers; this only absorbs their rounding
 
 Weights = dict[str, Tensor]
 
@@ -37,7 +36,7 @@ def in_window(accuracy: float, preset: float, num_classes: int) -> bool:
     """Whether a top-1 percentage counts as having reached `preset`."""
     least = least_trained(preset, num_classes)
     low = preset - TOLERANCE if least is None else least
-    return low - _EPSILON <= accuracy <= preset + TOLERANCE + _EPSILON
+    return low - ROUNDING <= accuracy <= preset + TOLERANCE + ROUNDING
 
 
 def jumped_over(before: float, after: float, preset: float, num_classes: int) -> bool:

@@ -57,7 +57,7 @@ class ImageNetSource(LabelledFiles):
             found.append((self.labels.name, len(said)))
             found.append((hashlib.sha256(said).hexdigest(), UNLISTED_BEFORE))
         for top in tops:
-            for folder, folders, files in os.walk(top):
+            for folder, folders, files in os.walk(top, onerror=_refuse):
                 where = Path(folder).relative_to(self.root).as_posix()
                 size = 0 if Path(folder) == top else UNLISTED_BEFORE
                 found += [(f"{where}/{name}", size) for name in (*folders, *files)]
@@ -96,6 +96,11 @@ def find(name: str, path: Path) -> ImageNetSource | None:
             )
         return ImageNetSource(root, labels)
     return None
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read is not an empty one."""
+    raise error
 
 
 def _classes(root: Path) -> list[Path]:

@@ -155,11 +155,10 @@ def find(
         if not train:
             continue
         tests = list(_matches(root, name, "test"))
-        labelled = (files for files in tests if _is_labelled(files[0], label_column))
-        test = tests[0] if len(tests) == 1 else next(labelled, ())
+        test = _labelled(tests, label_column) if len(tests) > 1 else next(iter(tests), ())
         if not test:
             raise DataError(
-                f"{root} holds {train[0].name} but no {'labelled ' if tests else ''}test split",
+                f"{root} holds {train[0].name} but no test split",
                 f"add one of: {', '.join(patterns(name, 'test'))}",
             )
         return ParquetSource(
@@ -175,11 +174,17 @@ def _matches(root: Path, name: str, split: SplitName) -> Iterator[tuple[Path, ..
             yield tuple(files)
 
 
-def _is_labelled(path: Path, named: str | None) -> bool:
-    """Whether one row at least has a label."""
+def _labelled(splits: list[tuple[Path, ...]], named: str | None) -> tuple[Path, ...]:
+    """The first split with a label; the first of all where none has one, to be refused later."""
+    usual = (named,) if named is not None else LABEL_COLUMNS
+    return next(
+        (files for files in splits if any(_has_a_label(file, usual) for file in files)), splits[0]
+    )
+
+
+def _has_a_label(path: Path, usual: tuple[str, ...]) -> bool:
     file = _open(path)
-    names = [name for name in (named,) if name] or LABEL_COLUMNS
-    column = next((name for name in names if name in file.schema_arrow.names), None)
+    column = next((name for name in usual if name in file.schema_arrow.names), None)
     if column is None:
         return False
     with _reading(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -113,10 +114,14 @@ def prepare(
         if archive.find(name, path) is None:
             archive.download(name, path)
     source = find_source(name, path, image_column=image_column, label_column=label_column)
+    listing = source.listing()
+    now, recorded = _source_id(listing), _recorded_id(out, source, listing)
     wanted |= {"source": source.kind}
-    if _is_prepared(out, wanted | {"source_id": _recorded_id(out, source)}):
+    if _is_prepared(out, wanted | {"source_id": recorded}):
+        if recorded != now:
+            _remember(out, now)
         return load_info(out)
-    wanted |= {"source_id": _source_id(source.listing())}
+    wanted |= {"source_id": now}
     if stays_encoded(name, source, form):
         if not isinstance(source, EncodedSource):
             raise DataError(
@@ -153,13 +158,14 @@ def _wanted(name: str, form: Form) -> dict[str, Any]:
 
 def made_from(folder: Path, source: Source) -> bool:
     """Whether the prepared data set in `folder` was made from `source`: from the same official
-    content, packed or not, or else from files of the same names, classes and sizes."""
+    content, packed or not, or else from files of the same names, classes and sizes (of one
+    that was prepared when classes were no part of it, `_recorded_id`)."""
     meta = read_meta(folder)
     if meta.get("source") != source.kind:
         return False
-    return source.official_fingerprint is not None or meta.get("source_id") == _recorded_id(
-        folder, source
-    )
+    if source.official_fingerprint is not None:
+        return True
+    return bool(meta.get("source_id") == _recorded_id(folder, source, source.listing()))
 
 
 def _is_prepared(out: Path, wanted: dict[str, Any]) -> bool:
@@ -174,14 +180,22 @@ def _source_id(listing: list[tuple[str, int]]) -> str:
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
-def _recorded_id(out: Path, source: Source) -> str:
+def _recorded_id(out: Path, source: Source, listing: list[tuple[str, int]]) -> str:
     """The id that meta.json in `out` has if that data set was made from `source`. Once it was of
-    names and sizes alone; a data set of then counts where its labels are those of the source."""
-    listing = source.listing()
-    now, then = _source_id(listing), _source_id(_without_classes(listing))
-    if then == now or not (out / META).exists() or read_meta(out).get("source_id") != then:
+    names and sizes alone; a data set of then counts where its labels, in the order of the files,
+    are the source's: two pictures that changed places since are not seen, until `prepare` has taken
+    it over under its new id."""
+    now = _source_id(listing)
+    if not isinstance(source, EncodedSource) or not (out / META).exists():
         return now
-    return then if isinstance(source, EncodedSource) and _has_labels_of(out, source) else now
+    then = _source_id(_without_classes(listing))
+    is_of_then = then != now and read_meta(out).get("source_id") == then
+    return then if is_of_then and _has_labels_of(out, source) else now
+
+
+def _remember(out: Path, source_id: str) -> None:
+    with contextlib.suppress(OSError), replacing(out / META) as temporary:  # it may be read-only
+        temporary.write_text(meta_text(read_meta(out) | {"source_id": source_id}))
 
 
 def _without_classes(listing: list[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -192,9 +206,10 @@ def _without_classes(listing: list[tuple[str, int]]) -> list[tuple[str, int]]:
 
 def _has_labels_of(out: Path, source: EncodedSource) -> bool:
     """Whether the labels prepared in `out` are those that the source gives its files, in order."""
+    files = [out / f"{split}-labels.npy" for split in SPLITS]
     return all(
-        np.array_equal(np.load(out / f"{split}-labels.npy"), source.encoded(split).labels)
-        for split in SPLITS
+        file.exists() and np.array_equal(np.load(file), source.encoded(split).labels)
+        for file, split in zip(files, SPLITS, strict=True)
     )
 
 
