@@ -379,8 +379,10 @@ def test_the_document_is_what_the_architecture_says(tmp_path):
     document = plan_document(sweep, plan)
     assert set(document) == {
         "sweep", "title", "description", "semantics", "scale", "settings", "fields", "points",
-        "report",
+        "report", "schedules",
     }  # fmt: skip
+    assert [steps[-1] for steps in document["schedules"]] == [400]
+    assert {point["schedule"] for point in document["points"]} == {0}
     assert document["fields"][:3] == ["strategy", "teacher.accuracy", "seed"]
     assert not set(document["fields"]) & set(document["settings"])
     assert set(document["fields"]) | set(document["settings"]) == set(FIELDS) - set(UNREPORTED)

@@ -242,6 +242,7 @@ def test_the_document_of_a_pilot(tmp_path: Path) -> None:
             "settings": {},
             "snapshot": f"{teacher.name}/acc-60",
             "horizon": 39_000,
+            "schedule": 0,
             "actual": {
                 "backbone.width": 8,
                 "teacher.validate_every": 5,
@@ -265,6 +266,9 @@ def test_the_document_of_a_pilot(tmp_path: Path) -> None:
         "steps": {"777": 12, "1950": 30, "7800": 120, "39000": 600},
     }
     assert document == json.loads(json.dumps(document))
+    (steps,) = document["schedules"]  # of the run, not of the layout
+    assert steps[-1] == 600
+    assert {12, 30, 120} <= {*steps}
     assert plan.cells == 2  # of the layout
 
 

@@ -208,7 +208,8 @@ def _has_labels_of(out: Path, source: EncodedSource) -> bool:
     """Whether the labels prepared in `out` are those that the source gives its files, in order."""
     files = [out / f"{split}-labels.npy" for split in SPLITS]
     return all(
-        file.exists() and np.array_equal(np.load(file), source.encoded(split).labels)
+        file.exists()
+        and np.array_equal(np.load(file, allow_pickle=False), source.encoded(split).labels)
         for file, split in zip(files, SPLITS, strict=True)
     )
 
