@@ -17,6 +17,7 @@ from orchestrator.weightsfiles import (
     read_scores,
     read_snapshot,
     read_snapshot_weights,
+    teacher_name,
 )
 from trainers.data import ImageData
 from trainers.errors import TargetsError
@@ -42,19 +43,15 @@ __all__ = [
 ]
 
 
-def _teacher_name(teacher: TeacherRef) -> str:
-    return paths.run_name("teacher", teacher.key)
-
-
 def load_teacher(store: Store, ref: TeacherRef, data: ImageData) -> tuple[nn.Module, str]:
     """The snapshot as a module, on the CPU, and its digest."""
-    name = _teacher_name(ref)
+    name = teacher_name(ref)
     run = store.read_json(paths.run_json(name))
     if run is None:
         raise LostNeedError(f"{name} has no run.json", "run the sweep again")
     spec = from_canonical(run["spec"])
     assert isinstance(spec, TeacherSpec)
-    weights, digest = read_snapshot_weights(store, name, ref)
+    weights, digest = read_snapshot_weights(store, ref)
     return teacher_with(spec, data, weights), digest
 
 
@@ -89,7 +86,7 @@ def open_mapping(
         teacher, digest = load_teacher(store, spec.teacher, data)
         return teacher, None, digest
     assert spec.temperature is not None
-    digest = read_snapshot(store, _teacher_name(spec.teacher), spec.teacher)["digest"]
+    digest = read_snapshot(store, spec.teacher)["digest"]
     wanted = targets_spec(
         spec.dataset, spec.teacher, spec.temperature,
         num_classes=data.info.num_classes, view=spec.target_view,

@@ -23,17 +23,22 @@ __all__ = [
     "read_scores",
     "read_snapshot",
     "read_snapshot_weights",
+    "teacher_name",
 ]
 
 SCORES = "scores"
 """The tensor's name in a file of scores."""
 
 
-def read_snapshot(store: Store, teacher: str, ref: TeacherRef) -> dict[str, Any]:
+def teacher_name(ref: TeacherRef) -> str:
+    return paths.run_name("teacher", ref.key)
+
+
+def read_snapshot(store: Store, ref: TeacherRef) -> dict[str, Any]:
     """snapshots/acc-<preset>.json of a teacher run. DamagedFileError when it is not what was
     written, or of a net below `ref.least` (harvested when CIFAR-100's 2% teacher was still the
     untrained net); LostNeedError when the snapshot does not exist."""
-    preset = ref.accuracy
+    teacher, preset = teacher_name(ref), ref.accuracy
     found = store.read_json(paths.snapshot_json(teacher, preset))
     if found is None:
         raise LostNeedError(
@@ -48,13 +53,12 @@ def read_snapshot(store: Store, teacher: str, ref: TeacherRef) -> dict[str, Any]
     return found
 
 
-def read_snapshot_weights(
-    store: Store, teacher: str, ref: TeacherRef
-) -> tuple[dict[str, Any], str]:
+def read_snapshot_weights(store: Store, ref: TeacherRef) -> tuple[dict[str, Any], str]:
     """The weights and their digest. DamagedFileError when the bytes are not those once saved,
     LostNeedError when they are gone."""
-    digest: str = read_snapshot(store, teacher, ref)["digest"]
-    return _read_weights(store, paths.snapshot_weights(teacher, ref.accuracy), digest), digest
+    digest: str = read_snapshot(store, ref)["digest"]
+    rel = paths.snapshot_weights(teacher_name(ref), ref.accuracy)
+    return _read_weights(store, rel, digest), digest
 
 
 def _read_weights(store: Store, rel: str, digest: str) -> dict[str, Any]:

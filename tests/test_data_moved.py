@@ -18,10 +18,8 @@ FIRST, SECOND = wnids(2)
 
 def in_folders(root: Path) -> str:
     write_tiny_imagenet(root / "raw", classes=2, per_class=3)
-    for split, name in (("train", FIRST), ("train", SECOND)):
-        shutil.copytree(root / "raw/tiny-imagenet-200/train" / name, root / split / name)
-    for name in (FIRST, SECOND):
-        shutil.copytree(root / "train" / name, root / "val" / name)
+    for split in ("train", "val"):
+        shutil.copytree(root / "raw/tiny-imagenet-200/train", root / split)
     shutil.rmtree(root / "raw")
     return "mine"
 

@@ -229,14 +229,16 @@ def test_a_damaged_snapshot_record_does_not_stop_the_teacher(store: Store) -> No
 
 
 def ref(accuracy: float, least: float | None = None) -> TeacherRef:
-    return TeacherRef(key="k" * 64, accuracy=accuracy, least=least)
+    return TeacherRef(
+        key=TEACHER.removeprefix("teacher-") + "0" * 48, accuracy=accuracy, least=least
+    )
 
 
 def test_a_snapshot_reads_back_with_its_digest(store: Store) -> None:
     records_of(store, TEACHER).save_snapshot(snapshot_at(12.5, 7), "k" * 64)
-    weights, digest = read_snapshot_weights(store, TEACHER, ref(12.5))
+    weights, digest = read_snapshot_weights(store, ref(12.5))
     assert weights["w"].tolist() == [12.5, 12.5]
-    assert read_snapshot(store, TEACHER, ref(12.5)) == {
+    assert read_snapshot(store, ref(12.5)) == {
         "preset": 12.5, "step": 7, "accuracy": 12.5, "alpha": 1.0, "digest": digest,
         "teacher": "k" * 64,
     }  # fmt: skip
@@ -247,41 +249,41 @@ def test_weights_other_than_saved_are_refused(store: Store) -> None:
     rel = paths.snapshot_weights(TEACHER, 30)
     store.write_bytes(rel, store.read_bytes(rel)[:-1] + b"\xff")
     with pytest.raises(DamagedFileError, match="its digest does not fit") as caught:
-        read_snapshot_weights(store, TEACHER, ref(30))
+        read_snapshot_weights(store, ref(30))
     assert caught.value.damaged == [rel]
     store.write_bytes(paths.snapshot_json(TEACHER, 30), b"{}")
     with pytest.raises(DamagedFileError) as caught:
-        read_snapshot_weights(store, TEACHER, ref(30))
+        read_snapshot_weights(store, ref(30))
     assert caught.value.damaged == [paths.snapshot_json(TEACHER, 30)]
 
 
 def test_an_untrained_net_is_no_teacher_above_chance(store: Store) -> None:
     """Set aside like whatever is damaged, it is harvested anew."""
     records_of(store, TEACHER).save_snapshot(snapshot_at(2, 0), "key")
-    assert read_snapshot(store, TEACHER, ref(2, least=1.5))["accuracy"] == 2
+    assert read_snapshot(store, ref(2, least=1.5))["accuracy"] == 2
     with pytest.raises(DamagedFileError, match=r"2% counts from 2\.5% on") as caught:
-        read_snapshot(store, TEACHER, ref(2, least=2.5))
+        read_snapshot(store, ref(2, least=2.5))
     assert caught.value.damaged == [paths.snapshot_json(TEACHER, 2)]
 
 
 def test_a_snapshot_that_is_not_there_says_what_to_do(store: Store) -> None:
     with pytest.raises(LostNeedError, match="has no snapshot at 30%") as caught:
-        read_snapshot(store, TEACHER, ref(30))
+        read_snapshot(store, ref(30))
     assert caught.value.damaged == []
     records_of(store, TEACHER).save_snapshot(snapshot_at(30, 7), "key")
     store.delete(paths.snapshot_weights(TEACHER, 30))
     with pytest.raises(LostNeedError, match=r"acc-30\.safetensors is gone"):
-        read_snapshot_weights(store, TEACHER, ref(30))
+        read_snapshot_weights(store, ref(30))
 
 
 def test_a_snapshot_that_is_there_is_not_replaced(store: Store) -> None:
     """Its students learnt from it; harvested again elsewhere, it may come out otherwise."""
     records = records_of(store, TEACHER)
     records.save_snapshot(snapshot_at(30, 7), "key")
-    before = read_snapshot_weights(store, TEACHER, ref(30))[1]
+    before = read_snapshot_weights(store, ref(30))[1]
     other = Snapshot(preset=30, step=7, accuracy=30, alpha=1.0, weights={"w": torch.zeros(2)})
     records.save_snapshot(other, "key")
-    assert read_snapshot_weights(store, TEACHER, ref(30))[1] == before
+    assert read_snapshot_weights(store, ref(30))[1] == before
     (warning,) = records.warnings
     assert "acc-30 is not the one recorded" in warning
 

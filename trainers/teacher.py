@@ -113,10 +113,8 @@ def train_teacher(
     num_classes = data.info.num_classes
     validator = Validator(whole, _screen(request.screen, whole, tests, num_classes))
     wanted = set(request.presets) - harvested
-    harvester = Harvester(
-        copy.deepcopy(engine.model), whole, (wanted | set(STANDARD_PRESETS)) - harvested,
-        num_classes,
-    )  # fmt: skip
+    presets = (wanted | set(STANDARD_PRESETS)) - harvested
+    harvester = Harvester(copy.deepcopy(engine.model), whole, presets, num_classes)
     run = _TeacherRun(engine, validator, harvester, wanted, request, data.info.num_train)
     run.start(state or {})
     control = Control(stop, runtime.checkpoint_every_s, world, engine.device)

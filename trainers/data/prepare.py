@@ -115,7 +115,8 @@ def prepare(
             archive.download(name, path)
     source = find_source(name, path, image_column=image_column, label_column=label_column)
     listing = source.listing()
-    now, recorded = _source_id(listing), _recorded_id(out, source, listing)
+    now = _source_id(listing)
+    recorded = _recorded_id(out, source, listing, now)
     wanted |= {"source": source.kind}
     if _is_prepared(out, wanted | {"source_id": recorded}):
         if recorded != now:
@@ -165,7 +166,9 @@ def made_from(folder: Path, source: Source) -> bool:
         return False
     if source.official_fingerprint is not None:
         return True
-    return bool(meta.get("source_id") == _recorded_id(folder, source, source.listing()))
+    listing = source.listing()
+    recorded = _recorded_id(folder, source, listing, _source_id(listing))
+    return bool(meta.get("source_id") == recorded)
 
 
 def _is_prepared(out: Path, wanted: dict[str, Any]) -> bool:
@@ -180,12 +183,11 @@ def _source_id(listing: list[tuple[str, int]]) -> str:
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
-def _recorded_id(out: Path, source: Source, listing: list[tuple[str, int]]) -> str:
+def _recorded_id(out: Path, source: Source, listing: list[tuple[str, int]], now: str) -> str:
     """The id that meta.json in `out` has if that data set was made from `source`. Once it was of
     names and sizes alone; a data set of then counts where its labels, in the order of the files,
     are the source's: two pictures that changed places since are not seen, until `prepare` has taken
-    it over under its new id."""
-    now = _source_id(listing)
+    it over under its new id, `now`."""
     if not isinstance(source, EncodedSource) or not (out / META).exists():
         return now
     then = _source_id(_without_classes(listing))
