@@ -20,6 +20,7 @@ from dashboards.filesystem import child_uri
 from orchestrator import paths
 from orchestrator.admission import Capacity, Shape
 from orchestrator.budget import Limit
+from orchestrator.bulletin import posting
 from orchestrator.clusterview import ClusterView, Picture, read_cluster
 from orchestrator.conductor import Conductor, Listener, TrialSettings
 from orchestrator.errors import MachineError, StoreError
@@ -145,6 +146,7 @@ def drive(
             stopping(conductor, progress) as interrupted,
             watching(store, driver, partial(_stop_asked, conductor, progress, interrupted)),
             repeating(partial(_look, conductor, progress)),
+            posting(progress, store, driver),
             view.watching(),
         ):
             _tune(Tuning(conductor, local), follower, conductor)

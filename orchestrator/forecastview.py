@@ -11,11 +11,11 @@ from orchestrator.admission import Shape
 from orchestrator.budget import Limit, reserve_s
 from orchestrator.estimate import Pace
 from orchestrator.forecast import Forecast, Setting, forecast
+from orchestrator.glance import duration
 from orchestrator.ledger import Task
 from orchestrator.overheads import Overheads
 from orchestrator.pacing import Pacing
 from orchestrator.plan import Plan
-from orchestrator.progress import duration
 from orchestrator.rates import Rates
 from orchestrator.shapes import shape_of
 from orchestrator.sharing import Sharing, shipped_table

@@ -17,9 +17,9 @@ from orchestrator.store import Store
 from orchestrator.units import Held, HeldSnapshot, Unit, provider
 from trainers.spec import TargetsSpec
 
-__all__ = ["read_inventory"]
+__all__ = ["READERS", "read_inventory"]
 
-_THREADS = 16
+READERS = 16
 """A remote store answers a request in tens of milliseconds, whatever its size."""
 
 
@@ -33,7 +33,7 @@ def read_inventory(
     there = set(store.list(paths.runs_dir()))
     runs = [unit for unit in units if unit.kind != "targets" and unit.name in there]
     read = _Reader(store, [] if damaged is None else damaged)
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         held = dict(zip((unit.name for unit in runs), pool.map(read, runs), strict=True))
     files = set(store.list(paths.targets_dir()))
     for unit in units:

@@ -34,6 +34,7 @@ __all__ = [
     "plan_json",
     "preset_name",
     "probe",
+    "progress",
     "report_dir",
     "request_json",
     "result",
@@ -229,6 +230,11 @@ def job_json() -> str:
 def drain_flag(node_id: str) -> str:
     """Exists while a Ray node is about to leave: what runs there checkpoints and ends."""
     return f"control/drain-{safe_name(node_id)}"
+
+
+def progress() -> str:
+    """What the driver last said of its runs (`orchestrator.bulletin`); there while it drives."""
+    return "control/progress.json"
 
 
 def overheads() -> str:

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.estimate import TEACHER_STEPS, Estimate, Pace
+from orchestrator.glance import duration
 from orchestrator.labels import backbone_name
 from orchestrator.plan import Plan
-from orchestrator.progress import duration
 from orchestrator.rates import Group, Rates
 from orchestrator.sharing import Choice
 from orchestrator.sweeprows import sweep_rows, total_of

@@ -8,31 +8,15 @@ from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as RichLive
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.conductor import Conductor, Listener, Live
+from orchestrator.glance import Glance, Going, duration
 from orchestrator.ledger import State
 from orchestrator.retry import Decision, Failure
 from orchestrator.units import Unit
 
-__all__ = ["Progress", "duration"]
-
-_ROWS = 20
-"""Running trials shown: a screen has some forty lines."""
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
+__all__ = ["Progress"]
 
 _THEN = {
     Decision.RETRY: "tried again",
@@ -91,7 +75,9 @@ class Progress(Listener):
         if not self._console.is_terminal:
             top1 = "" if live.top1 is None else f", top-1 {live.top1:.2f}%"
             spent = duration(time.monotonic() - live.started)
-            self._say(f"{unit.label}: done at step {live.step:,}{top1}, {spent} [{self._tally()}]")
+            assert self._conductor is not None
+            tally = self._glance(self._conductor).tally()
+            self._say(f"{unit.label}: done at step {live.step:,}{top1}, {spent} [{tally}]")
 
     def failed(self, unit: Unit, failure: Failure, decision: Decision) -> None:
         then = _THEN[decision]
@@ -107,15 +93,36 @@ class Progress(Listener):
     def warned(self, message: str) -> None:
         self._say(f"warning: {message}", style="yellow")
 
+    def told(self, glance: Glance) -> None:
+        """A line on where the sweep stands, for a log: a terminal shows it anyway."""
+        if not self._console.is_terminal:
+            self._say(glance.summary())
+
     def _say(self, text: str, style: str | None = None) -> None:
         stamp = time.strftime("%H:%M:%S")
         self._console.print(Text(f"{stamp} {text}", style=style or ""), soft_wrap=True)
 
     # -- the live part -----------------------------------------------------------------------
 
-    def _counts(self) -> dict[str, int]:
-        assert self._conductor is not None
-        ledger = self._conductor.ledger
+    def glance(self) -> Glance | None:
+        """Where the sweep stands; None before anything could begin. Waits for the conductor's lock,
+        so it is not for a thread that holds the console's (`_render`)."""
+        if self._conductor is None:
+            return None
+        with self._conductor.lock:
+            return self._glance(self._conductor)
+
+    def _glance(self, conductor: Conductor) -> Glance:
+        return Glance(
+            counts=self._counts(conductor),
+            going=tuple(map(_going, conductor.live.values())),
+            elapsed_s=time.monotonic() - self._began,
+            left_s=self.eta_s(),
+            stopping=self.stopping,
+        )
+
+    def _counts(self, conductor: Conductor) -> dict[str, int]:
+        ledger = conductor.ledger
         return {
             "done": self._done_before + ledger.count(State.DONE),
             "running": ledger.count(State.RUNNING),
@@ -124,9 +131,6 @@ class Progress(Listener):
             "blocked": ledger.count(State.BLOCKED),
             "failed": ledger.count(State.FAILED),
         }
-
-    def _tally(self) -> str:
-        return ", ".join(f"{count} {name}" for name, count in self._counts().items() if count)
 
     def eta_s(self) -> float | None:
         """Seconds left at the pace so far, by estimated steps; None while nothing is known."""
@@ -145,35 +149,20 @@ class Progress(Listener):
         # one, to print a line: never wait, show the last picture again.
         if self._conductor.lock.acquire(blocking=False):
             try:
-                self._picture = Group(self._trials(), self._summary())
+                glance = self._glance(self._conductor)
             finally:
                 self._conductor.lock.release()
+            self._picture = Group(glance.table(), Text(glance.summary(), style="bold"))
         return self._picture
 
-    def _summary(self) -> Text:
-        eta = self.eta_s()
-        elapsed = duration(time.monotonic() - self._began)
-        left = "" if eta is None else f", about {duration(eta)} left"
-        state = "stopping: running trials save a checkpoint … " if self.stopping else ""
-        return Text(f"{state}{self._tally()} · {elapsed}{left}", style="bold")
 
-    def _trials(self) -> Table:
-        assert self._conductor is not None
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("running")
-        for name in ("step", "of", "top-1 %", "images/s", "for"):
-            table.add_column(name, justify="right")
-        for live in list(self._conductor.live.values())[:_ROWS]:
-            is_search = live.unit.kind not in ("student", "probe")
-            goal = "–" if is_search else f"{live.unit.request.horizon:,}"
-            table.add_row(
-                live.unit.label,
-                f"{live.step:,}",
-                goal,
-                "" if live.top1 is None else f"{live.top1:.2f}",
-                f"{live.images_per_s:,.0f}" if live.images_per_s else "",
-                duration(time.monotonic() - live.started),
-            )
-        if len(self._conductor.live) > _ROWS:
-            table.add_row(f"… and {len(self._conductor.live) - _ROWS} more")
-        return table
+def _going(live: Live) -> Going:
+    is_search = live.unit.kind not in ("student", "probe")
+    return Going(
+        label=live.unit.label,
+        step=live.step,
+        horizon=None if is_search else live.unit.request.horizon,
+        top1=live.top1,
+        images_per_s=live.images_per_s,
+        for_s=time.monotonic() - live.started,
+    )

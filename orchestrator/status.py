@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,17 @@ from rich.table import Table
 
 from dashboards.errors import ReportError
 from orchestrator import paths
-from orchestrator.behind import scorer, snapshot_behind
+from orchestrator.bulletin import read_bulletin
 from orchestrator.damage import damage_text, refuse_unsealed
 from orchestrator.datasets import Location, is_encoded, locations_of, prepare_dataset
 from orchestrator.driverstatus import driver_lines, failure_lines
-from orchestrator.errors import DamagedFileError, StoreError, UserError
-from orchestrator.lease import Lease
+from orchestrator.errors import UserError
+from orchestrator.lease import Lease, holder
 from orchestrator.machine import checks
+from orchestrator.runstates import RunStates
 from orchestrator.scalefile import load_scale
 from orchestrator.scalenotes import MAPPED_LATER
 from orchestrator.store import Store, store_errors
-from orchestrator.units import provider, snapshot_token
 
 __all__ = ["prepare_named", "report_sweeps", "show_checks", "show_status", "sync_store"]
 
@@ -44,16 +44,17 @@ def show_status(console: Console, store: Store) -> None:
     console.print(f"store   {store.uri}", soft_wrap=True)
     for line in driver_lines(store):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
+    _show_running(console, store)
     table = Table(box=None, pad_edge=False)
     table.add_column("sweep")
     for column in _COLUMNS:
         table.add_column(column, justify="right")
     unmapped: list[str] = []
     failed: set[str] = set()
-    damaged: list[DamagedFileError] = []
+    runs = RunStates(store)
     for name in sweep_names(store):
         plan = _with_members(store, name)
-        states = run_states(store, plan, damaged)
+        states = runs.of(plan)
         failed |= {name for name, state in states.items() if state == "failed"}
         counts = Counter(states.values())
         counts["runs"] = counts.total()
@@ -61,12 +62,23 @@ def show_status(console: Console, store: Store) -> None:
         if MAPPED_LATER in (plan.get("scale") or {}).get("notes", ()):
             unmapped.append(name)
     console.print(table)
-    for line in damage_text(damaged):
+    for line in damage_text(runs.damaged):
         console.print(line, style="yellow", soft_wrap=True, markup=False, highlight=False)
     for line in failure_lines(store, sorted(failed)):
         console.print(line, soft_wrap=True)
     if unmapped:  # their runs are counted then
         console.print(f"{', '.join(unmapped)}: {MAPPED_LATER}", soft_wrap=True)
+
+
+def _show_running(console: Console, store: Store) -> None:
+    """What the driver at work said of its runs, a few seconds ago."""
+    driver = holder(store)
+    glance = None if driver is None else read_bulletin(store, driver.id)
+    if glance is not None:
+        console.print(f"        {glance.summary()}", soft_wrap=True, markup=False, highlight=False)
+        if glance.going:
+            console.print(glance.table())
+        console.print()
 
 
 _COLUMNS = ("runs", "done", "begun", "failed", "blocked", "to do")
@@ -77,132 +89,6 @@ def _with_members(store: Store, name: str) -> dict[str, Any]:
     plan = store.read_json(paths.plan_json(name)) or {}
     members = [store.read_json(paths.plan_json(member)) or {} for member in plan.get("include", ())]
     return plan | {"points": [p for one in (plan, *members) for p in one.get("points", ())]}
-
-
-def run_states(
-    store: Store, plan: Mapping[str, Any], damaged: list[DamagedFileError] | None = None
-) -> dict[str, str]:
-    """The students and probes of a plan, and the teachers and students behind them: each done,
-    begun, failed, blocked (by one that failed to give what it waits for) or to do; soft targets and
-    scores that failed are among them. damaged: gets the results that are not what was once written;
-    they count as absent."""
-    damaged = [] if damaged is None else damaged
-    horizons: dict[str, int] = {}
-    tokens: dict[str, str] = {}
-    probed: dict[str, str] = {}
-    for run, horizon, snapshot, weights in _asked(plan):
-        horizons[run] = max(horizon, horizons.get(run, 0))
-        if snapshot:
-            tokens[run] = snapshot
-        if weights:
-            probed[run] = weights
-    lost: set[str] = set()
-    states: dict[str, str] = {}
-    for teacher, presets in _presets(tokens.values()).items():
-        states[teacher], missing = _teacher_state(store, teacher, presets, damaged)
-        lost |= {snapshot_token(teacher, float(preset)) for preset in missing}
-    spoilt = _spoilt(store, plan, states)
-    for run, horizon in horizons.items():
-        if run in spoilt:
-            is_lost = True
-        elif run in probed:
-            is_lost = states[provider(probed[run])] in ("failed", "blocked")
-        else:
-            is_lost = tokens.get(run) in lost
-        states[run] = _state(store, run, horizon, damaged, is_lost=is_lost)
-    return states
-
-
-def _asked(plan: Mapping[str, Any]) -> Iterator[tuple[str, int, str | None, str | None]]:
-    """(run, horizon, snapshot token, token of a student's weights) of the students, then of the
-    probes of the plan's points; students behind probes come with the probes' step."""
-    probes = []
-    for point in plan["points"]:
-        if point["run"] is None:
-            continue  # nothing a scaled sweep could train
-        weights = point.get("weights")
-        horizon = point.get("actual", {}).get("horizon", point["horizon"])
-        if weights:
-            student, _, step = weights.partition("/step-")
-            yield student, int(step), point.get("snapshot"), None
-            probes.append((point["run"], horizon, None, weights))
-        else:
-            yield point["run"], horizon, point.get("snapshot"), None
-    yield from probes
-
-
-def _spoilt(store: Store, plan: Mapping[str, Any], states: dict[str, str]) -> set[str]:
-    """Runs whose soft targets or scores, or the student behind those, failed; what failed is added
-    to `states`."""
-    failed = {
-        name
-        for name in store.list(paths.runs_dir())
-        if name.startswith(("targets-", "scores-")) and store.exists(paths.failure(name))
-    }
-    targets = {snapshot_behind(store, name): name for name in failed if name.startswith("targets")}
-    scorers = {
-        name: scorer(store, name) for name in {p.get("scores") for p in plan["points"]} if name
-    }
-    failed |= {name for name in scorers.values() if name and store.exists(paths.failure(name))}
-    spoilt: set[str] = set()
-    for point in plan["points"]:
-        settings = {**plan.get("settings", {}), **point.get("settings", {})}
-        scores = point.get("scores")
-        behind = {scores, scorers.get(scores)}
-        if settings.get("strategy") == "C":
-            behind.add(targets.get(point.get("snapshot")))
-        if point["run"] is not None and (lost := behind & failed):
-            spoilt.add(point["run"])
-            states |= dict.fromkeys(lost, "failed")
-    return spoilt
-
-
-def _presets(tokens: Iterable[str]) -> dict[str, set[str]]:
-    """What is asked of each teacher, by preset name."""
-    asked: dict[str, set[str]] = {}
-    for token in tokens:
-        asked.setdefault(provider(token), set()).add(token.partition("/acc-")[2])
-    return asked
-
-
-def _teacher_state(
-    store: Store, teacher: str, presets: set[str], damaged: list[DamagedFileError]
-) -> tuple[str, set[str]]:
-    """Its state, and the presets that will not come unless it is tried again."""
-    there = {file.removesuffix(".json") for file in store.list(paths.snapshots_dir(teacher))}
-    absent = {preset for preset in presets if f"acc-{preset}" not in there}
-    result = _json(store, paths.result(teacher), damaged) or {}
-    if presets <= set(result.get("presets", {})):
-        return "done", set()  # also where its snapshots were deleted since
-    missing = absent & {paths.preset_name(preset) for preset in result.get("missing", [])}
-    if missing or store.exists(paths.failure(teacher)):
-        return "failed", missing or absent
-    return _begun(store, teacher), set()
-
-
-def _state(
-    store: Store, run: str, horizon: int, damaged: list[DamagedFileError], *, is_lost: bool
-) -> str:
-    result = _json(store, paths.result(run), damaged)
-    if result and result.get("status") == "complete" and result.get("horizon", 0) >= horizon:
-        return "done"
-    if store.exists(paths.failure(run)):
-        return "failed"
-    return "blocked" if is_lost else _begun(store, run)
-
-
-def _begun(store: Store, run: str) -> str:
-    return "begun" if store.list(paths.checkpoint_dir(run)) else "to do"
-
-
-def _json(store: Store, rel: str, damaged: list[DamagedFileError]) -> dict[str, Any] | None:
-    try:
-        return store.read_json(rel)
-    except DamagedFileError as error:
-        damaged.append(error)
-        return None
-    except StoreError:
-        return None
 
 
 def report_sweeps(

@@ -19,7 +19,7 @@ from orchestrator.plan import make_plan
 from orchestrator.plandocument import plan_document
 from orchestrator.planview import show_plan
 from orchestrator.rates import Rates
-from orchestrator.status import run_states
+from orchestrator.runstates import RunStates
 from orchestrator.store import Store
 from orchestrator.tracking_view import units
 from orchestrator.units import Held, HeldSnapshot
@@ -341,12 +341,12 @@ def test_status_counts_students_behind_probes(tmp_path):
     plan = plan_of(sweep)
     teacher, student, probe = (the(plan, kind).name for kind in ("teacher", "student", "probe"))
     document, store = plan_document(sweep, plan), Store(tmp_path / "store")
-    assert run_states(store, document) == dict.fromkeys((teacher, student, probe), "to do")
+    assert RunStates(store).of(document) == dict.fromkeys((teacher, student, probe), "to do")
     finish(store, the(plan, "student"), [400])
-    assert run_states(store, document)[student] == "done"
+    assert RunStates(store).of(document)[student] == "done"
     store.delete(paths.result(student))
     store.write_json(paths.failure(student), {"cause": "error"})
-    states = run_states(store, document)
+    states = RunStates(store).of(document)
     assert (states[student], states[probe]) == ("failed", "blocked")
 
 

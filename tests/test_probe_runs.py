@@ -12,8 +12,8 @@ from orchestrator.ledger import State
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plandocument import plan_document
 from orchestrator.prune import prune_checkpoints
+from orchestrator.runstates import RunStates
 from orchestrator.spec import load_sweeps
-from orchestrator.status import run_states
 from orchestrator.store import Store
 from orchestrator.tracking_view import view
 from orchestrator.units import Unit
@@ -132,7 +132,7 @@ def test_a_report_reads_both_ways(store: Store, tmp_path: Path) -> None:
     }  # fmt: skip
     assert last["top1_h"].notna().all()
     assert set(last[last["top1_g"].isna()]["probe"]) == {"offline"}
-    states = run_states(store, store.read_json(paths.plan_json("tiny")) or {})
+    states = RunStates(store).of(store.read_json(paths.plan_json("tiny")) or {})
     assert set(states.values()) == {"done"}
     assert len(states) == 1 + 2 + 2
 

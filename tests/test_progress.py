@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from orchestrator.conductor import Conductor
+from orchestrator.glance import duration
 from orchestrator.plan import Plan
-from orchestrator.progress import Progress, duration
+from orchestrator.progress import Progress
 from orchestrator.store import Store
 from tests.driving import conductor_of, tiny_plan
 from tests.test_conductor import begin, break_with, finish, tell

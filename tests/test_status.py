@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from orchestrator import cli, paths
 from orchestrator.plandocument import plan_document
+from orchestrator.runstates import RunStates
 from orchestrator.scalenotes import MAPPED_LATER
-from orchestrator.status import run_states
 from orchestrator.store import Store
 from orchestrator.units import snapshot_token
 from tests.driving import TINY, tiny_plan
@@ -58,31 +58,31 @@ def complete(store: Store, number: int) -> None:
 
 class TestStates:
     def test_nothing_begun(self, store: Store) -> None:
-        states = run_states(store, plan_of([None, 30.0, 60.0]))
+        states = RunStates(store).of(plan_of([None, 30.0, 60.0]))
         assert states == dict.fromkeys([TEACHER, name(1), name(2), name(3)], "to do")
 
     def test_a_search_in_vain_blocks_its_own_students(self, store: Store) -> None:
         write_teacher(store, [30.0], missing=[99.5])
         complete(store, 1)
-        states = run_states(store, plan_of([30.0, 30.0, 99.5, None]))
+        states = RunStates(store).of(plan_of([30.0, 30.0, 99.5, None]))
         assert states[TEACHER] == "failed"
         assert [states[name(n)] for n in (1, 2, 3, 4)] == ["done", "to do", "blocked", "to do"]
 
     def test_another_sweep_asked_in_vain(self, store: Store) -> None:
         write_teacher(store, [30.0], missing=[99.5])
-        assert run_states(store, plan_of([30.0])) == {TEACHER: "done", name(1): "to do"}
+        assert RunStates(store).of(plan_of([30.0])) == {TEACHER: "done", name(1): "to do"}
 
     def test_a_teacher_that_failed_midway(self, store: Store) -> None:
         write_teacher(store, [30.0], missing=[], ended=False)
         store.write_json(paths.failure(TEACHER), {"cause": "error"})
-        states = run_states(store, plan_of([30.0, 60.0]))
+        states = RunStates(store).of(plan_of([30.0, 60.0]))
         assert states == {TEACHER: "failed", name(1): "to do", name(2): "blocked"}
 
     def test_begun_and_failed_students(self, store: Store) -> None:
         store.write_bytes(paths.checkpoint(TEACHER, "step-00000010"), b"")
         store.write_json(paths.failure(name(1)), {"cause": "error"})
         store.write_bytes(paths.checkpoint(name(2), "step-00000010"), b"")
-        states = run_states(store, plan_of([60.0, None]))
+        states = RunStates(store).of(plan_of([60.0, None]))
         assert states == {TEACHER: "begun", name(1): "failed", name(2): "begun"}
 
     def test_soft_targets_that_failed_block_those_of_their_teacher(self, store: Store) -> None:
@@ -92,8 +92,8 @@ class TestStates:
         store.write_json(paths.run_json(targets), {"spec": spec})
         store.write_json(paths.failure(targets), {"cause": "error"})
         plan = plan_of([30.0, 60.0])
-        assert targets not in run_states(store, plan | {"settings": {"strategy": "B"}})
-        states = run_states(store, plan | {"settings": {"strategy": "C"}})
+        assert targets not in RunStates(store).of(plan | {"settings": {"strategy": "B"}})
+        states = RunStates(store).of(plan | {"settings": {"strategy": "C"}})
         assert states == {
             TEACHER: "done", name(1): "blocked", name(2): "to do", targets: "failed"
         }  # fmt: skip
@@ -107,12 +107,39 @@ class TestStates:
         store.write_json(paths.failure(lost), {"cause": "error"})
         points = [{"run": name(1), "horizon": 300, "scores": scores}]
         plan = {"points": [*points, {"run": name(2), "horizon": 300}]}
-        assert run_states(store, plan) == {lost: "failed", name(1): "blocked", name(2): "to do"}
+        assert RunStates(store).of(plan) == {lost: "failed", name(1): "blocked", name(2): "to do"}
+
+    def test_a_run_of_several_plans_is_read_once(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_teacher(store, [30.0], missing=[])
+        complete(store, 1)
+        runs = RunStates(store)
+        asked: list[str] = []
+        for verb in ("read_json", "exists", "list"):
+            real = getattr(store, verb)
+            monkeypatch.setattr(
+                store, verb, lambda rel, verb=verb, real=real: asked.append(rel) or real(rel)
+            )
+        plan = plan_of([30.0, 30.0])
+        states = runs.of(plan)
+        assert states == {TEACHER: "done", name(1): "done", name(2): "to do"}
+        assert sorted(asked) == sorted(paths.result(run) for run in (TEACHER, name(1)))
+        assert runs.of(plan) == states
+        assert len(asked) == 2
+
+    def test_a_run_asked_further_by_another_plan(self, store: Store) -> None:
+        complete(store, 1)
+        store.write_bytes(paths.checkpoint(name(1), "step-00000300"), b"")
+        further = {"points": [{"run": name(1), "horizon": 600}]}
+        runs = RunStates(store)
+        assert runs.of(plan_of([None])) == {name(1): "done"}
+        assert runs.of(further) == {name(1): "begun"}
 
     def test_a_finished_teacher_without_its_snapshots(self, store: Store) -> None:
         write_teacher(store, [60.0], missing=[])
         store.delete_tree(paths.snapshots_dir(TEACHER))
-        assert run_states(store, plan_of([60.0]))[TEACHER] == "done"
+        assert RunStates(store).of(plan_of([60.0]))[TEACHER] == "done"
 
 
 def test_a_real_plan_names_the_snapshot_behind_every_student(tmp_path: Path) -> None:
