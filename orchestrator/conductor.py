@@ -119,7 +119,7 @@ class Conductor:
         self._store = store
         self._settings = settings
         self._listeners = listeners
-        self._lost = lost
+        self._lost = threading.Event() if lost is None else lost
         self._kill = kill
         self._is_node_gone = is_node_gone
         self._clock = clock
@@ -133,8 +133,7 @@ class Conductor:
     @property
     def finished(self) -> bool:
         with self.lock:
-            if self._lost is not None and self._lost.is_set():
-                self.ledger.stopping = True  # no flag: it would stop the other driver's trials
+            self._heed_loss()
             self._spend_if_useless()
             return self.ledger.finished
 
@@ -245,6 +244,13 @@ class Conductor:
 
     # -- inside ------------------------------------------------------------------------------
 
+    def _heed_loss(self) -> bool:
+        """Whether the store is another driver's: nothing is begun then, what runs is asked to end
+        (by a flag of this driver's, which stops none of the other's), no failure is recorded."""
+        if self._lost.is_set() and not self.ledger.stopping:
+            self.stop()
+        return self._lost.is_set()
+
     def _spend_if_useless(self) -> None:
         """Ends a limited sweep early where nothing runs and nothing that is ready could do anything
         useful before its end."""
@@ -289,12 +295,12 @@ class Conductor:
             self.ledger.provide(live.unit.snapshot_token(preset))
             accuracy, step = float(report["accuracy"]), int(report["step"])
             self._tell(lambda one: one.snapshot(live.unit, preset, step, accuracy))
-            self._tell(lambda one: one.changed(live.unit))
+            self._changed(live.unit)
         elif event == "weights":
             self.ledger.provide(live.unit.weights_token(int(report["step"])))
-            self._tell(lambda one: one.changed(live.unit))
+            self._changed(live.unit)
         elif event == "checkpoint":
-            self._tell(lambda one: one.changed(live.unit))
+            self._changed(live.unit)
         elif event == "evaluation":
             live.images_per_s = float(report.get("images_per_s") or 0.0)
 
@@ -307,7 +313,7 @@ class Conductor:
         else:
             self.ledger.done(unit.name)
             self._tell(lambda one: one.finished(unit, live))
-        self._tell(lambda one: one.changed(unit))
+        self._changed(unit)
 
     def _exhaust(self, live: Live, missing: list[float]) -> None:
         unit = live.unit
@@ -325,6 +331,11 @@ class Conductor:
 
     def _fail(self, live: Live, final: dict[str, Any] | None, failure: Failure) -> None:
         unit, final = live.unit, final or {}
+        if failure.cause is Cause.SUPERSEDED:
+            self._lost.set()
+        if self._heed_loss():
+            self.ledger.interrupt(unit.name)
+            return
         if self.ledger.stopping and failure.cause in _STOPPED:
             self.ledger.interrupt(unit.name)  # a second Ctrl-C took it; it did nothing wrong
             return
@@ -343,7 +354,7 @@ class Conductor:
             self._wakes[unit.name] = self._clock() + entry.attempts.wait_s()
         if decision is Decision.GIVE_UP:
             self._record_failure(unit, failure)
-            self._tell(lambda one: one.changed(unit))
+            self._changed(unit)
         self._tell(lambda one: one.failed(unit, failure, decision))
 
     def _store_is_lost(self, failure: Failure) -> None:
@@ -368,6 +379,11 @@ class Conductor:
         for entry in self.ledger.take_newly_blocked():
             for listener in self._listeners:
                 listener.blocked(_unit(entry), entry.blocked_by or "")
+
+    def _changed(self, unit: Unit) -> None:
+        """The store's next driver tells of what is its own by now."""
+        if not self._lost.is_set():
+            self._tell(lambda one: one.changed(unit))
 
     def _warn(self, message: str) -> None:
         self._tell(lambda one: one.warned(message))

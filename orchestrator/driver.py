@@ -151,7 +151,9 @@ def drive(
         ):
             _tune(Tuning(conductor, local), follower, conductor)
     spent = timebox if timebox is not None and timebox.spent and not interrupted else None
-    if interrupted or spent or ledger.stopped_early:  # else a flag just now is for the next round
+    is_lost = lost is not None and lost.is_set()
+    # Else a flag just now is for the next round.
+    if interrupted or spent or is_lost or ledger.stopped_early:
         with suppress(StoreError):  # a flag that is left behind stops nobody else
             store.delete(paths.stop_flag(driver))
     return _outcome(ledger, bool(interrupted), spent)

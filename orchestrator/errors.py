@@ -6,8 +6,10 @@ TargetsweepError              exit status 1
 │   ├── StoreError            the store cannot be read or written
 │   │   ├── StoreInUseError   another driver holds the store
 │   │   ├── DamagedFileError  a file is not what was once written: its checksum does not fit
-│   │   └── LostNeedError     a file that a run learns from is gone
+│   │   ├── LostNeedError     a file that a run learns from is gone
+│   │   └── SupersededError   a worker's run was given to another one
 │   └── MachineError          this machine lacks something (a device, an address)
+├── StoreTakenError           another driver took the store over while this one ran
 └── RunsFailedError           some runs failed or are blocked; the rest is finished
 """
 
@@ -26,6 +28,8 @@ __all__ = [
     "SpecError",
     "StoreError",
     "StoreInUseError",
+    "StoreTakenError",
+    "SupersededError",
     "TargetsweepError",
     "UserError",
     "nearest",
@@ -140,7 +144,15 @@ class LostNeedError(StoreError):
         return []
 
 
+class SupersededError(StoreError):
+    pass
+
+
 class MachineError(UserError):
+    pass
+
+
+class StoreTakenError(TargetsweepError):
     pass
 
 

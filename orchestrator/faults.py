@@ -7,7 +7,7 @@ import re
 import traceback
 from typing import Any
 
-from orchestrator.errors import StoreError
+from orchestrator.errors import StoreError, SupersededError
 from orchestrator.retry import Cause
 
 __all__ = ["cause_of_death", "failure_report", "first_failure"]
@@ -76,6 +76,8 @@ def _cause(error: BaseException) -> Cause:
         return Cause.DIVERGED
     if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemoryError):
         return Cause.OUT_OF_MEMORY
+    if isinstance(error, SupersededError):
+        return Cause.SUPERSEDED
     if _damaged(error) is not None:
         return Cause.DAMAGED
     if isinstance(error, PreemptionError) or getattr(error, "preempted", False) is True:

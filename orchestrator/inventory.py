@@ -1,7 +1,8 @@
 """What the store holds of a plan's units. Reads little: most runs of most calls are complete.
 
 Nothing that it says rests on a damaged file: whatever it reads carries a checksum, and what does
-not fit counts as not there and is named.
+not fit counts as not there and is named. A file that cannot be read just now is neither damaged nor
+absent: StoreError, before anything is trained again for want of it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from orchestrator import paths
-from orchestrator.errors import DamagedFileError, StoreError
+from orchestrator.errors import DamagedFileError
 from orchestrator.metricsfile import read_metrics
 from orchestrator.store import Store
 from orchestrator.units import Held, HeldSnapshot, Unit, provider
@@ -26,9 +27,9 @@ READERS = 16
 def read_inventory(
     store: Store, units: Iterable[Unit], damaged: list[DamagedFileError] | None = None
 ) -> dict[str, Held]:
-    """What is there of each unit, by name; units of which nothing is there are left out. A file
-    that cannot be read counts as not there: its run is trained again. damaged: gets every file that
-    is not what was once written."""
+    """What is there of each unit, by name; units of which nothing is there are left out. damaged:
+    gets every file that is not what was once written. Raises StoreError where one is there and
+    cannot be read."""
     units = list(units)
     there = set(store.list(paths.runs_dir()))
     runs = [unit for unit in units if unit.kind != "targets" and unit.name in there]
@@ -137,9 +138,7 @@ class _Reader:
             return self.store.read_json(rel)
         except DamagedFileError as error:
             self.damaged.append(error)
-        except StoreError:
-            pass
-        return None
+            return None
 
     def _checkpoint_names(self, name: str) -> list[str]:
         names = self.store.list(paths.checkpoint_dir(name))
@@ -150,8 +149,6 @@ class _Reader:
             table = read_metrics(self.store, name, ["step"])
         except DamagedFileError as error:
             self.damaged.append(error)
-            return frozenset()
-        except StoreError:
             return frozenset()
         return frozenset() if table is None else frozenset(table["step"].to_pylist())
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dashboards.seals import seal_parquet
 from orchestrator import paths
-from orchestrator.errors import DamagedFileError, StoreError
+from orchestrator.errors import DamagedFileError, StoreError, SupersededError
 from orchestrator.metricsfile import read_metrics
 from orchestrator.store import Store
 from orchestrator.weightsfiles import SCORES
@@ -125,7 +125,9 @@ class Records:
             return
         request = self._store.read_json(paths.request_json(self._name)) or {}
         if request.get("attempt") != self._attempt:
-            raise StoreError(f"{self._name} was given to another worker; this one writes no more")
+            raise SupersededError(
+                f"{self._name} was given to another worker; this one writes no more"
+            )
 
     # -- checkpoints -------------------------------------------------------------------------
 
@@ -142,7 +144,8 @@ class Records:
 
     def load_state(self, before: int | None = None) -> tuple[int, dict[str, Any] | None]:
         """The latest resumable state at a step below `before` (None: of all), as (step, state);
-        (0, None) when there is none. A damaged file is set aside, with a warning."""
+        (0, None) when there is none. A damaged file is set aside, with a warning. Raises StoreError
+        where one is there and cannot be read: the trial is tried again, not the training."""
         steps = self.checkpoint_steps()
         for step in sorted(steps, reverse=True):
             if before is not None and step >= before:
@@ -152,7 +155,10 @@ class Records:
                 return step, parse_state(self._store.read_bytes(rel))
             except CheckpointError as error:
                 self._set_aside(rel, error.problem)
-            except StoreError as error:  # listed, but not here yet: another node's cache lags
+            except StoreError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                # Listed, but not here yet: another node's cache lags.
                 self.warnings.append(f"{self._name}: {rel} passed over: {error}")
         return 0, None
 

@@ -10,13 +10,15 @@ __all__ = ["Attempts", "Cause", "Decision", "Failure"]
 
 
 class Cause(StrEnum):
-    """Why an attempt ended without finishing. Every failure has exactly one."""
+    """Why an attempt ended without finishing. Every failure has exactly one. SUPERSEDED: by the
+    worker of another driver, which took the store over."""
 
     PREEMPTED = "preempted"
     WORKER_LOST = "worker lost"
     OUT_OF_MEMORY = "out of memory"
     HUNG = "hung"
     STORE = "store"
+    SUPERSEDED = "superseded"
     DAMAGED = "damaged file"
     UNREACHABLE = "accuracy not reached"
     DIVERGED = "diverged"

@@ -235,7 +235,16 @@ def run_trial(config: TrialConfig) -> None:
 
 
 def _reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
-    """A warm process of a node that is about to leave begins nothing: it only makes room."""
+    """What fails here, before there is any training (a node without the store's credentials, say),
+    is told like what fails in it. A warm process of a node that is about to leave begins nothing:
+    it only makes room."""
+    try:
+        yield from _begun(config)
+    except Exception as error:
+        yield failure_report(error)
+
+
+def _begun(config: TrialConfig) -> Iterator[dict[str, Any]]:
     host = this_process()
     if host["node_id"] and Store(config["store"]).exists(paths.drain_flag(host["node_id"])):
         report = {"event": "finished", "reason": "stopped", "step": 0}

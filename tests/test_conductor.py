@@ -14,7 +14,7 @@ from orchestrator.plan import Plan
 from orchestrator.retry import Cause, Decision
 from orchestrator.store import Store
 from tests.conducting import Ear, begin, break_with, finish, state, tell
-from tests.driving import conductor_of, tiny_plan, unit_of
+from tests.driving import SETTINGS, conductor_of, tiny_plan, unit_of
 
 
 @pytest.fixture
@@ -259,13 +259,33 @@ def test_a_run_that_finishes_while_stopping_is_done(conductor: Conductor) -> Non
 
 
 def test_a_store_taken_over_by_another_driver(plan: Plan, store: Store) -> None:
-    """What runs may end; nothing begins, and the flag, which would stop the other's, stays down."""
+    """What runs is asked to end, by a flag that stops none of the other's; nothing begins."""
     conductor = conductor_of(plan, store)
     lost = conductor._lost = threading.Event()
     unit = begin(conductor)
     lost.set()
     assert not conductor.finished
+    assert store.exists(paths.stop_flag(SETTINGS.driver))
     finish(conductor, unit)
     assert conductor.finished
     assert conductor.next_trial() is None
-    assert not store.exists(paths.stop_flag())
+
+
+@pytest.mark.parametrize("cause", ["superseded", "error"])
+def test_what_fails_in_a_store_taken_over_is_the_others(
+    plan: Plan, store: Store, ear: Ear, cause: str
+) -> None:
+    conductor = conductor_of(plan, store, [ear])
+    lost = conductor._lost = threading.Event()
+    unit = begin(conductor)
+    if cause == "error":
+        lost.set()  # the lease has noticed before
+    tell(conductor, unit, "failed", cause=cause, message="SupersededError: given to another")
+    conductor.on_end(unit, lost=False)
+    assert lost.is_set()
+    assert conductor.next_trial() is None
+    assert conductor.finished
+    assert state(conductor, unit) is State.READY
+    assert not ear.of("failed")
+    assert not ear.of("changed")
+    assert not store.exists(paths.failure(unit))

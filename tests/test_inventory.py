@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 
 from dashboards.seals import seal_parquet
 from orchestrator import paths
+from orchestrator.errors import StoreError
 from orchestrator.inventory import read_inventory
 from orchestrator.plan import make_plan
 from orchestrator.store import Store
@@ -173,6 +175,30 @@ def test_a_result_without_its_rows_is_no_result(plan, store, damage):
     if damage not in ("gone", "rows are missing"):
         named.add(paths.metrics(unit.name))
     assert {one.rel for one in damaged} == named
+
+
+@pytest.mark.parametrize(
+    ("verb", "place"),
+    [("read", paths.result), ("read", paths.metrics), ("stamps", paths.checkpoint_dir)],
+)
+def test_what_cannot_be_read_now_is_neither_damaged_nor_absent(
+    plan, store, monkeypatch, verb, place
+):
+    unit = students(plan)[0]
+    finish_student(store, unit)
+    real = getattr(store._backend, verb)
+
+    def stuttering(rel):
+        if rel == place(unit.name):
+            raise OSError(errno.ETIMEDOUT, "Connection timed out")
+        return real(rel)
+
+    monkeypatch.setattr(store._backend, verb, stuttering)
+    damaged = []
+    with pytest.raises(StoreError, match="timed out"):
+        read_inventory(store, plan.units, damaged)
+    assert not damaged
+    assert store.exists(paths.result(unit.name))
 
 
 def test_a_result_whose_digits_changed_is_no_result(plan, store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from orchestrator import paths
 from orchestrator.errors import DamagedFileError, LostNeedError, StoreError
 from orchestrator.records import Records
-from orchestrator.store import Store
+from orchestrator.store import Store, store_errors
 from orchestrator.weightsfiles import read_snapshot, read_snapshot_weights
 from tests.driving import Killed, MortalStore, checkpoints, rows_of
 from trainers.evaluate import STUDENT_COLUMNS
@@ -180,6 +181,29 @@ def test_a_damaged_state_is_set_aside_with_a_warning(store: Store, cut: int) -> 
     (kept,) = store.list(paths.damaged_dir())
     assert f"damaged: {rel} (its checksum does not fit), set aside as damaged/{kept}" in warning
     assert checkpoints(store, TEACHER) == ["acc-10.ckpt"]
+
+
+def test_a_state_that_cannot_be_read_now_is_not_passed_over(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a moment's fault of the network would cost all that was trained."""
+    records = records_of(store)
+    records.save_checkpoint(state_at(4))
+    real = store.read_bytes
+    error: OSError = OSError(errno.EIO, "Input/output error")
+
+    def failing(rel: str) -> bytes:
+        if rel.endswith(".ckpt"):
+            with store_errors("read", rel):
+                raise error
+        return real(rel)
+
+    monkeypatch.setattr(store, "read_bytes", failing)
+    with pytest.raises(StoreError, match="Input/output error"):
+        records.load_state()
+    error = FileNotFoundError(errno.ENOENT, "No such file")  # listed, but not here yet
+    assert records.load_state() == (0, None)
+    assert "passed over" in records.warnings[0]
 
 
 def test_workers_that_only_read_leave_damage_where_it_is(store: Store) -> None:

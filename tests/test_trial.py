@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from orchestrator import paths
+from orchestrator.errors import StoreError
 from orchestrator.store import Store
 from orchestrator.trial import (
     StopPoller,
     _in_training_thread,
     _lockstep,
     _preempted,
+    _reports,
     _Throttle,
 )
 
@@ -63,6 +65,23 @@ def test_an_exception_in_training_is_the_last_report() -> None:
     first, last = _in_training_thread(reports)
     assert first == {"event": "started"}
     assert (last["event"], last["message"]) == ("failed", "KeyError: 'lr'")
+
+
+def test_what_fails_before_any_training_is_told_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of Tune's function it would be a process that died, three times over."""
+
+    def denied(rel: str) -> bool:
+        raise StoreError("cannot read the store: Permission denied", "give the node credentials")
+
+    store = Store(tmp_path / "store")
+    monkeypatch.setattr(store, "exists", denied)
+    monkeypatch.setattr("orchestrator.trial.Store", lambda uri: store)
+    monkeypatch.setattr("orchestrator.trial.this_process", lambda: {"node_id": "a" * 8})
+    (report,) = _reports({"store": "s3://bucket", "workers": 1})  # type: ignore[typeddict-item]
+    assert (report["event"], report["cause"]) == ("failed", "error")
+    assert "Permission denied; remedy: give the node credentials" in report["message"]
 
 
 def comes(true: Callable[[], bool]) -> bool:
