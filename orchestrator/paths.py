@@ -51,6 +51,7 @@ __all__ = [
     "snapshots_dir",
     "step_name",
     "stop_flag",
+    "store_id",
     "sweep_dir",
     "sweeps_dir",
     "targets_dir",
@@ -235,6 +236,11 @@ def drain_flag(node_id: str) -> str:
 def progress() -> str:
     """What the driver last said of its runs (`orchestrator.bulletin`); there while it drives."""
     return "control/progress.json"
+
+
+def store_id() -> str:
+    """Tells stores apart where several report to one MLflow server."""
+    return "control/store.json"
 
 
 def overheads() -> str:

@@ -21,6 +21,8 @@ def prune_checkpoints(store: Store, plan: Plan, now: float | None = None) -> lis
         days = 0 if unit.keep_checkpoint == "none" else unit.keep_checkpoint
         if not isinstance(days, int) or plan.work[unit.name].action != "done":
             continue
+        if not (plan.held[unit.name].checkpoints or unit.provides):
+            continue  # most runs of most plans: a remote store need not be asked about each
         finished = store.modified(paths.result(unit.name))
         if finished is None or now - finished < days * 86400:
             continue

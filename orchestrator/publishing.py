@@ -17,10 +17,11 @@ from dashboards.report import write_report
 from dashboards.results import load_plan, load_results
 from orchestrator import paths
 from orchestrator.conclusion import command
+from orchestrator.damage import damage_text
 from orchestrator.errors import StoreError, UserError
 from orchestrator.spec import Sweep
 from orchestrator.store import Store, store_errors
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import OutOfTimeError, SyncReport, Tracker
 
 __all__ = ["publish", "publish_all", "track_results"]
 
@@ -35,8 +36,8 @@ def publish_all(
     has_time: Callable[[], bool] = lambda: True,
 ) -> list[StoreError]:
     """What kept reports from being written. is_free: nobody else writes to MLflow. Two writers
-    might both make one run. has_time: asked when the reports are written, whether MLflow may take
-    more of it."""
+    might both make one run. has_time: asked when the reports are written, and again before each
+    run, whether MLflow may take more of it."""
     unwritten = []
     for sweep in sweeps:
         try:
@@ -52,18 +53,22 @@ def publish_all(
             soft_wrap=True,
         )
         return unwritten
-    if not has_time():
-        sync = _tracking_command("sync", store, tracking_uri)
-        console.print(f"no time left for MLflow; to bring it up to the store:\n  {sync}")
-        return unwritten
     try:
-        tracker = Tracker(store, tracking_uri)
-        track_results(tracker, store, [sweep.name for sweep in sweeps])
+        tracker = Tracker(store, tracking_uri, has_time)
+        found = track_results(tracker, store, [sweep.name for sweep in sweeps])
+    except OutOfTimeError:
+        sync = _tracking_command("sync", store, tracking_uri)
+        console.print(
+            f"no time left for MLflow; to bring it up to the store:\n  {sync}", soft_wrap=True
+        )
+        return unwritten
     except UserError as error:
         console.print(
             f"warning: MLflow is behind, `targetsweep sync` repairs it: {error}", style="yellow"
         )
         return unwritten
+    for line in damage_text(found.damaged):
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False)
     console.print(f"MLflow: {_tracking_command('ui', store, tracking_uri)}", soft_wrap=True)
     return unwritten
 
@@ -92,17 +97,18 @@ def publish(sweep: str, store: Store, console: Console) -> bool:
 
 def track_results(
     tracker: Tracker, store: Store, sweeps: Sequence[str], *, force: bool = False
-) -> list[str]:
-    """Brings MLflow up to the store: runs, aggregates, reports; what was repaired, line by line.
-    Groups are no experiments: their members are."""
+) -> SyncReport:
+    """Brings MLflow up to the store: runs, aggregates, reports. Groups are no experiments: their
+    members are. force: as in `Tracker.sync`."""
     plans = {name: store.read_json(paths.plan_json(name)) or {} for name in sweeps}
     sweeps = [name for name, plan in plans.items() if not plan.get("include")]
     found = tracker.sync(sweeps, force=force)
     for sweep in sweeps:
-        tracker.aggregates(sweep, aggregate(load_results(store.uri, load_plan(store.uri, sweep))))
+        results = load_results(store.uri, load_plan(store.uri, sweep))
+        tracker.aggregates(sweep, aggregate(results), force=force)
         if store.list(paths.report_dir(sweep)):
-            tracker.log_report(sweep, Path(store.local(paths.report_dir(sweep))))
-    return list(found.repaired)
+            tracker.log_report(sweep, Path(store.local(paths.report_dir(sweep))), force=force)
+    return found
 
 
 def _tracking_command(verb: str, store: Store, uri: str | None) -> str:

@@ -16,7 +16,7 @@ from orchestrator.bulletin import read_bulletin
 from orchestrator.damage import damage_text, refuse_unsealed
 from orchestrator.datasets import Location, is_encoded, locations_of, prepare_dataset
 from orchestrator.driverstatus import driver_lines, failure_lines
-from orchestrator.errors import UserError
+from orchestrator.errors import TargetsweepError, UserError
 from orchestrator.lease import Lease, holder
 from orchestrator.machine import checks
 from orchestrator.runstates import RunStates
@@ -158,9 +158,16 @@ def sync_store(console: Console, store: Store, uri: str | None) -> None:
     names = sweep_names(store)
     with Lease(store, "targetsweep sync"):
         tracker = Tracker(store, uri)
-        repaired = track_results(tracker, store, names, force=True)
-    for line in repaired:
+        found = track_results(tracker, store, names, force=True)
+    for line in found.repaired:
         console.print(line, soft_wrap=True)
+    if found.damaged:
+        for line in damage_text(found.damaged):
+            console.print(line, style="yellow", soft_wrap=True, markup=False, highlight=False)
+        raise TargetsweepError(
+            f"MLflow at {tracker.uri} agrees with the store but for {len(found.damaged)} damaged "
+            "file(s); run their sweeps again, which makes them anew, then sync"
+        )
     console.print(f"MLflow at {tracker.uri} agrees with the store", soft_wrap=True)
 
 

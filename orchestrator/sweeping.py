@@ -27,7 +27,7 @@ from orchestrator.datasets import (
     wanted_datasets,
 )
 from orchestrator.driver import DriveOptions, Outcome, check_machine, check_options, drive
-from orchestrator.errors import StoreError, StoreInUseError, TargetsweepError, UserError
+from orchestrator.errors import StoreError, StoreTakenError, TargetsweepError, UserError
 from orchestrator.following import ClusterLostError
 from orchestrator.interrupts import beginning
 from orchestrator.jobrecord import note_job
@@ -45,6 +45,7 @@ from orchestrator.spec import Sweep
 from orchestrator.store import Store
 from orchestrator.tracking import Tracker
 from orchestrator.tracking_writer import TrackingWriter
+from orchestrator.tuning import TuneGaveUpError
 from orchestrator.units import Unit
 from trainers.data.info import DatasetInfo
 
@@ -92,20 +93,15 @@ def run_sweeps(
             if limit is not None:  # images tell nothing of how long a report takes
                 limit = replace(limit, began_s=limit.began_s + time.monotonic() - preparing)
             driving = _Driving(store, options, console, tracking_uri, lease, metrics, limit, watch)
-            sweeps, plan = _train(driving, sweeps, infos, asked, outcomes)
-            from orchestrator.publishing import publish_all  # tables and figures cost two seconds
-
-            unwritten = publish_all(
-                sweeps,
-                store,
-                console,
-                tracking_uri,
-                is_free=driving.is_free,
-                has_time=_has_time(limit),
-            )
-            if export is not None:
-                export_so_far(console, store, export, [sweep.name for sweep in sweeps])
+            broken: TargetsweepError | None = None
+            try:
+                sweeps, plan = _train(driving, sweeps, infos, asked, outcomes)
+            except (ClusterLostError, TuneGaveUpError) as error:
+                broken = error  # what was finished is shown and exported all the same
+            unwritten = _publish(driving, sweeps, _has_time(limit), export)
             write_overheads(store, watch.overheads(limit, outcomes))
+            if broken is not None:
+                raise broken
     except KeyboardInterrupt:  # before the first trial, or after the last
         raise InterruptedByUser(stopped_text()) from None
     except ClusterLostError as error:
@@ -147,13 +143,31 @@ def _train(
     check_machine(plan.left, options)
     prune_checkpoints(store, plan)
     _write_plans(measured, infos, store, None if asked.limits else plan)
-    if any(outcome.interrupted or outcome.spent for outcome in outcomes):
+    if any(one.interrupted or one.spent or one.stopped_early for one in outcomes):
         console.print("the students wait for their teachers")
     elif plan.left:
         outcomes.append(driving.drive(plan, plan_again))
     else:
         console.print(f"nothing to train: {len(plan.units)} units are done or cannot be")
     return measured, plan
+
+
+def _publish(
+    driving: _Driving,
+    sweeps: Sequence[Sweep],
+    has_time: Callable[[], bool],
+    export: BundleExport | None,
+) -> list[StoreError]:
+    """What kept reports from being written. The bundle comes first: it may be all that leaves a
+    machine which is about to be taken away."""
+    store, console = driving.store, driving.console
+    if export is not None:
+        export_so_far(console, store, export, [sweep.name for sweep in sweeps])
+    from orchestrator.publishing import publish_all  # tables and figures cost two seconds
+
+    return publish_all(
+        sweeps, store, console, driving.tracking_uri, is_free=driving.is_free, has_time=has_time
+    )
 
 
 def _check_all(
@@ -231,7 +245,7 @@ class _Driving:
     def _drive(self, plan: Plan) -> Outcome:
         """What became of the units.
 
-        Raises StoreInUseError when the store was taken away meanwhile: nothing may be written then,
+        Raises StoreTakenError when the store was taken away meanwhile: nothing may be written then,
         not even a report.
         """
         store, lost = self.store, self.lease.lost
@@ -257,7 +271,7 @@ class _Driving:
         if self.limit is not None:  # getting ready for the students begins here
             self.limit = replace(self.limit, began_s=time.monotonic())
         if lost.is_set():
-            raise StoreInUseError(
+            raise StoreTakenError(
                 f"{store.uri} was taken over by {holder(store) or 'another driver'}"
             )
         return outcome

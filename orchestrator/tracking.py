@@ -12,6 +12,7 @@ in which nothing changed costs a listing of its runs and no import of MLflow.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 from orchestrator import clock, paths
 from orchestrator import tracking_groups as groups
-from orchestrator.errors import UserError
+from orchestrator.errors import DamagedFileError, UserError
 from orchestrator.store import Store
 from orchestrator.tracking_client import (
     CELL,
@@ -36,20 +37,26 @@ from orchestrator.tracking_groups import Aggregate
 from orchestrator.tracking_record import Record
 from orchestrator.tracking_view import RunView, fingerprint, units, view
 
-__all__ = ["Aggregate", "SyncReport", "Tracker", "tracking_uri"]
+__all__ = ["Aggregate", "OutOfTimeError", "SyncReport", "Tracker", "tracking_uri"]
 
 _CURVE = "targetsweep.curve"
 _CONTENT = "targetsweep.content"
 T = TypeVar("T")
 
 
+class OutOfTimeError(UserError):
+    """MLflow is behind the store; `sync` brings it up."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
-    """projected: runs compared with MLflow. unchanged: sweeps skipped. repaired: one line each."""
+    """projected: runs compared with MLflow. unchanged: sweeps skipped. repaired: one line each.
+    damaged: files of runs that were passed over for it."""
 
     projected: int
     unchanged: tuple[str, ...]
     repaired: tuple[str, ...]
+    damaged: tuple[DamagedFileError, ...] = ()
 
 
 def tracking_uri(store: Store, uri: str | None = None) -> str:
@@ -67,10 +74,17 @@ def tracking_uri(store: Store, uri: str | None = None) -> str:
 
 class Tracker:
     """All methods raise UserError when MLflow does not answer, within about 12 s of a dead server.
-    Not for two threads at once; for a driver, see `tracking_writer`."""
+    Not for two threads at once; for a driver, see `tracking_writer`. has_time: asked before each
+    run; without, OutOfTimeError."""
 
-    def __init__(self, store: Store, uri: str | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        uri: str | None = None,
+        has_time: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.uri = tracking_uri(store, uri)
+        self._has_time = has_time
         self._store = store
         self._record = Record(store, self.uri)
         self._client: Any = None
@@ -85,18 +99,19 @@ class Tracker:
         if shown is not None:
             self._guarded(sweep, lambda experiment: self._put_live(experiment, sweep, shown))
 
-    def aggregates(self, sweep: str, found: Iterable[Aggregate]) -> None:
-        """One run a cell group; a changed group is replaced, one that is gone removed."""
+    def aggregates(self, sweep: str, found: Iterable[Aggregate], *, force: bool = False) -> None:
+        """One run a cell group; a changed group is replaced, one that is gone removed. force: as in
+        `sync`."""
         wanted = {groups.cell(group): group for group in found}
         digest = groups.digest([groups.content_digest(wanted[cell]) for cell in sorted(wanted)])
-        if self._record.read(sweep, "aggregates") != digest:
+        if force or self._record.read(sweep, "aggregates") != digest:
             self._guarded(sweep, lambda experiment: self._put_groups(experiment, sweep, wanted))
             self._remember(sweep, "aggregates", digest)
 
-    def log_report(self, sweep: str, report_dir: Path) -> None:
-        """Attaches the report's files to the parent run."""
+    def log_report(self, sweep: str, report_dir: Path, *, force: bool = False) -> None:
+        """Attaches the report's files to the parent run. force: as in `sync`."""
         digest = groups.tree_digest(report_dir)
-        if self._record.read(sweep, "report") != digest:
+        if force or self._record.read(sweep, "report") != digest:
             self._guarded(sweep, lambda experiment: self._attach(experiment, sweep, report_dir))
             self._remember(sweep, "report", digest)
 
@@ -107,6 +122,7 @@ class Tracker:
         projected: list[str] = []
         unchanged: list[str] = []
         repaired: list[str] = []
+        damaged: list[DamagedFileError] = []
         for sweep in self._store.list(paths.sweeps_dir()) if sweeps is None else sweeps:
             plan = self._store.read_json(paths.plan_json(sweep))
             if plan is None:
@@ -116,17 +132,27 @@ class Tracker:
             if not force and self._record.read(sweep, "runs") == now:
                 unchanged.append(sweep)
                 continue
-            repaired += self._sync_one(sweep, names)
-            self._remember(sweep, "runs", now)
+            found: list[DamagedFileError] = []
+            repaired += self._sync_one(sweep, names, found)
+            if not found:  # else it is looked at again
+                self._remember(sweep, "runs", now)
+            damaged += found
             projected += names
         return SyncReport(
-            projected=len(projected), unchanged=tuple(unchanged), repaired=tuple(repaired)
+            projected=len(projected),
+            unchanged=tuple(unchanged),
+            repaired=tuple(repaired),
+            damaged=tuple({error.rel: error for error in damaged}.values()),
         )
 
-    def _sync_one(self, sweep: str, names: Sequence[str]) -> list[str]:
+    def _sync_one(
+        self, sweep: str, names: Sequence[str], damaged: list[DamagedFileError]
+    ) -> list[str]:
         self._begun.discard(sweep)
         self._experiments.pop(sweep, None)  # look again: what a lost answer left is repaired
-        return self._guarded(sweep, lambda experiment: self._put_all(experiment, sweep, names))
+        return self._guarded(
+            sweep, lambda experiment: self._put_all(experiment, sweep, names, damaged)
+        )
 
     def _remember(self, sweep: str, what: str, digest: str) -> None:
         runs = self._experiments[sweep].runs
@@ -139,12 +165,17 @@ class Tracker:
 
     def _guarded(self, sweep: str, act: Callable[[Experiment], T]) -> T:
         """Runs `act` on the sweep's experiment; after a failure nothing remembered is trusted."""
+        self._heed_time()
         with explained(self.uri):
             try:
                 return act(self._experiment(sweep))
             except BaseException:
                 self._experiments.pop(sweep, None)
                 raise
+
+    def _heed_time(self) -> None:
+        if not self._has_time():
+            raise OutOfTimeError("there is no time left for MLflow", "run `targetsweep sync`")
 
     def _experiment(self, sweep: str) -> Experiment:
         if sweep not in self._experiments:
@@ -154,9 +185,21 @@ class Tracker:
                 self._client = connect(self.uri)
             self._experiments[sweep] = open_experiment(
                 self._client, sweep, artifacts=self._artifacts(sweep), own=self._is_own,
-                note=self._note(sweep),
+                note=self._note(sweep), store_id=self._store_id(),
             )  # fmt: skip
         return self._experiments[sweep]
+
+    def _store_id(self) -> str:
+        """Made when MLflow is first told of the store, by the holder of its lease."""
+        try:
+            found = self._store.read_json(paths.store_id())
+        except DamagedFileError as error:
+            self._store.set_aside(error.rel, error.reason)
+            found = None
+        if found is None:
+            found = {"id": secrets.token_hex(8)}
+            self._store.write_json(paths.store_id(), found)
+        return str(found["id"])
 
     def _note(self, sweep: str) -> str:
         """What the sweep is, for the descriptions of its experiment and of its own run."""
@@ -224,8 +267,15 @@ class Tracker:
             known = experiment.create(tags, name=shown.label, start_ms=shown.start_ms)
         return known
 
-    def _put_all(self, experiment: Experiment, sweep: str, names: Iterable[str]) -> list[str]:
-        """Everything of a sweep that nobody drives; returns what had to be repaired."""
+    def _put_all(
+        self,
+        experiment: Experiment,
+        sweep: str,
+        names: Iterable[str],
+        damaged: list[DamagedFileError],
+    ) -> list[str]:
+        """Everything of a sweep that nobody drives; returns what had to be repaired. damaged: gets
+        the files for which a run was passed over."""
         statuses = set()
         running = (
             paths.run_name(known.tags[KIND], key)
@@ -233,7 +283,12 @@ class Tracker:
             if kind == "run" and known.status == "RUNNING"
         )  # a student behind scores that were never begun is known to the driver alone
         for name in dict.fromkeys([*names, *running]):
-            shown = view(self._store, name, live=False)
+            self._heed_time()
+            try:
+                shown = view(self._store, name, live=False)
+            except DamagedFileError as error:
+                damaged.append(error)
+                continue
             if shown is None:
                 continue
             known = experiment.runs.get(("run", shown.key))
@@ -255,6 +310,7 @@ class Tracker:
             if identity[1] not in wanted:
                 experiment.discard(identity)
         for cell, group in wanted.items():
+            self._heed_time()
             known = experiment.runs.get(("aggregate", cell))
             content = groups.content_digest(group)
             if known is not None and known.tags.get(_CONTENT) == content:

@@ -24,6 +24,9 @@ __all__ = ["NOTE", "Experiment", "Known", "connect", "explained", "open_experime
 
 KIND = "targetsweep.kind"
 REPLACED = "targetsweep.replaced"
+STORE = "targetsweep.store"
+"""Of an experiment: the store whose sweep it shows."""
+
 CELL = "targetsweep.cell"
 _KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}
 """Lets the UI open on training runs; it takes an experiment of no kind for one of GenAI."""
@@ -207,22 +210,29 @@ class Experiment:
 
 
 def open_experiment(
-    client: Any, name: str, *, artifacts: str | None, own: bool, note: str
+    client: Any, name: str, *, artifacts: str | None, own: bool, note: str, store_id: str
 ) -> Experiment:
     """The experiment `name`, made when it is missing, restored when somebody deleted it.
 
-    note: its description, where it has none yet. artifacts: where its artifacts lie, None where a
-    server decides. own: the database belongs to the store; when the store was moved, the old
-    experiment still points to the old folder (MLflow keeps absolute locations and cannot change
-    them), so it is put aside and a new one begun.
+    store_id: whose it is. Where another store has one of that name, this one's gets its id behind
+    it: two stores would replace each other's runs for ever. note: its description, where it has
+    none yet. artifacts: where its artifacts lie, None where a server decides. own: the database
+    belongs to the store; when the store was moved, the old experiment still points to the old
+    folder (MLflow keeps absolute locations and cannot change them), so it is put aside and a new
+    one begun.
     """
     found = client.get_experiment_by_name(name)
+    if found is not None and not own and found.tags.get(STORE, store_id) != store_id:
+        name = f"{name} [{store_id}]"
+        found = client.get_experiment_by_name(name)
     if found is not None and own and found.artifact_location != artifacts:
+        if found.lifecycle_stage == "deleted":  # MLflow renames no such experiment
+            client.restore_experiment(found.experiment_id)
         client.rename_experiment(found.experiment_id, f"{name} (moved {clock.now_ns()})")
         client.delete_experiment(found.experiment_id)
         found = None
     if found is None:
-        tags = _KIND_TAG | {NOTE: note}
+        tags = _KIND_TAG | {NOTE: note, STORE: store_id}
         experiment_id = client.create_experiment(name, artifact_location=artifacts, tags=tags)
         return Experiment(client=client, id=experiment_id)
     repaired = []
@@ -231,6 +241,8 @@ def open_experiment(
         repaired.append(f"restored the deleted experiment {name}")
     if NOTE not in found.tags:
         client.set_experiment_tag(found.experiment_id, NOTE, note)
+    if found.tags.get(STORE) != store_id:  # an older version's; or copied, with its database
+        client.set_experiment_tag(found.experiment_id, STORE, store_id)
     experiment = Experiment(client=client, id=found.experiment_id, repaired=repaired)
     _index(experiment)
     return experiment

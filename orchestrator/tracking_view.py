@@ -11,12 +11,14 @@ import hashlib
 import json
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dashboards import layout_types
 from orchestrator import paths
 from orchestrator.behind import scorer
+from orchestrator.inventory import READERS
 from orchestrator.metricsfile import parse_metrics
 from orchestrator.store import Store
 from orchestrator.units import ARTEFACTS, provider
@@ -115,7 +117,10 @@ def units(store: Store, plan: Mapping[str, Any]) -> list[str]:
 
 def fingerprint(store: Store, plan: Mapping[str, Any], names: Iterable[str]) -> str:
     """Changes when anything a projection reads changed. Costs one listing a run, and reads none."""
-    stamps = {name: store.stamps(paths.run_dir(name)) for name in names}
+    names = list(names)
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda name: store.stamps(paths.run_dir(name)), names)
+        stamps = dict(zip(names, found, strict=True))
     text = json.dumps([plan, stamps], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -14,13 +14,17 @@ from orchestrator.errors import TargetsweepError
 from orchestrator.redaction import is_secret_name
 from orchestrator.trial import TrialConfig
 
-__all__ = ["Tuning", "repeating"]
+__all__ = ["TuneGaveUpError", "Tuning", "repeating"]
 
 _LAST_CALL_S = 5.0
 
 _ANY_NUMBER = 1_000_000
 """Trials at once, for Tune. The ledger counts devices, which may become more; Tune only compares
 this number with others. Without it Tune keeps one trial pending, and a wide cluster idles."""
+
+
+class TuneGaveUpError(TargetsweepError):
+    """Tune's loop ended by an error of its own. What was saved is in the store."""
 
 
 class _LeftError(BaseException):
@@ -108,7 +112,7 @@ class Tuning:
         try:
             _fit(self._guard, self._folder)
         except TuneError as error:
-            self._error = TargetsweepError(f"Ray Tune gave up: {error}")
+            self._error = TuneGaveUpError(f"Ray Tune gave up: {error}")
             self._error.__cause__ = error
         except _LeftError:
             pass

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import clock, paths
+from orchestrator.inventory import read_inventory
 from orchestrator.orders import attempt_name
 from orchestrator.plan import Plan
 from orchestrator.prune import prune_checkpoints
@@ -130,3 +131,21 @@ def test_a_clock_that_jumps_while_runs_train_changes_no_number(
     assert seen.end_ms >= seen.start_ms
     times = [row["timestamp_ms"] for row in rows_of(jumping, unit.name)]
     assert times != sorted(times)
+
+
+def test_runs_without_a_state_are_not_asked_about(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which a remote store would answer one after the other."""
+    store = digits_store(tmp_path / "store")
+    plan, kept = finished_plan(tmp_path, store)
+    for name in kept:
+        store.delete_tree(paths.checkpoint_dir(name))
+    plan = plan.subtract(read_inventory(store, plan.units))
+
+    def asked(rel: str) -> None:
+        raise AssertionError(rel)
+
+    for verb in ("modified", "list", "read_json"):
+        monkeypatch.setattr(store, verb, asked)
+    assert prune_checkpoints(store, plan) == []

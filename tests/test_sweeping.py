@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
+from tracking_helpers import STEPS, SWEEP, Seen, new_store, write_plan, write_run
 
 from orchestrator import publishing, sweeping
+from orchestrator.asked import Asked
+from orchestrator.bundling import BundleExport
+from orchestrator.driver import DriveOptions
+from orchestrator.errors import StoreError
+from orchestrator.following import ClusterLostError
+from orchestrator.lease import holder
 from orchestrator.store import Store
-from tests.driving import tiny_plan
+from orchestrator.tracking import SyncReport, tracking_uri
+from orchestrator.tuning import TuneGaveUpError
+from tests.driving import TINY, tiny_plan
 
 SERVER = "http://server:5000"
 
@@ -33,11 +43,12 @@ class HungTracker:
 class Recorder(list[str]):
     """Stands for Tracker and track_results: remembers that MLflow was touched."""
 
-    def tracker(self, store: Store, uri: str | None) -> None:
+    def tracker(self, store: Store, uri: str | None, has_time: Callable[[], bool]) -> None:
         self.append(f"tracker {uri}")
 
-    def track_results(self, *arguments: Any) -> None:
+    def track_results(self, *arguments: Any) -> SyncReport:
         self.append("results")
+        return SyncReport(projected=0, unchanged=(), repaired=())
 
 
 @pytest.fixture
@@ -94,3 +105,51 @@ def test_the_command_that_shows_the_results(
     assert ending(store, None, is_free=True).endswith(f"ui --store {tmp_path}\n")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)  # typer then gives it as the option's value
     assert ending(store, SERVER, is_free=True).endswith(f"ui --store {tmp_path}\n")
+
+
+def test_no_time_for_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked before each run, not once before all of them."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = new_store(tmp_path / "store")
+    write_plan(store, [1, 2, 3])
+    for number in (1, 2, 3):
+        write_run(store, number, steps=STEPS, done=True)
+    monkeypatch.setattr(publishing, "publish", lambda sweep, store, console: True)
+    left = iter([True, True, True, False])  # to begin, and two runs of three
+    out = io.StringIO()
+    publishing.publish_all(
+        [SimpleNamespace(name=SWEEP)],  # type: ignore[list-item]
+        store, Console(file=out, width=200), None, is_free=True, has_time=lambda: next(left),
+    )  # fmt: skip
+    assert "no time left for MLflow; to bring it up to the store:" in out.getvalue()
+    assert len(Seen(tracking_uri(store)).runs("student")) == 2
+
+
+@pytest.mark.parametrize("error", [ClusterLostError("the head is gone"), TuneGaveUpError("odd")])
+def test_what_was_finished_is_exported_first_and_reported_whatever_ends_the_driving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    done: list[str] = []
+    monkeypatch.setattr(sweeping, "_train", broken)
+    monkeypatch.setattr(sweeping, "export_so_far", lambda *words: done.append("bundle"))
+
+    def reported(*words: Any, **options: Any) -> list[StoreError]:
+        done.append("reports")
+        return []
+
+    monkeypatch.setattr(publishing, "publish_all", reported)
+    store = Store(tmp_path / "store")
+    monkeypatch.setattr(sweeping, "_prepare", lambda *arguments: False)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY + "grids: [{axes: {strategy: [B], teacher.accuracy: [30]}}]\n")
+    asked = Asked(files=[str(file)])
+    with pytest.raises(type(error), match=str(error)):
+        sweeping.run_sweeps(
+            asked, store, DriveOptions(), Console(file=io.StringIO()), tracking_uri=None,
+            export=BundleExport(str(tmp_path / "bundle")),
+        )  # fmt: skip
+    assert done == ["bundle", "reports"]
+    assert holder(store) is None

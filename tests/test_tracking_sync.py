@@ -213,6 +213,45 @@ class TestSync:
         assert Path(artifact_uri.removeprefix("file://")).is_relative_to(moved.root)
         assert not store.root.exists()
 
+    def test_a_moved_store_whose_experiment_was_deleted(self, store: Store, tmp_path: Path) -> None:
+        write_plan(store, [1])
+        unit = write_run(store, 1, steps=STEPS, done=True)
+        tracker = Tracker(store)
+        tracker.sync()
+        client = connect(tracker.uri)
+        client.delete_experiment(client.get_experiment_by_name(SWEEP).experiment_id)
+        moved = Store(shutil.move(str(store.root), tmp_path / "elsewhere"))
+        again = Tracker(moved)
+        again.sync(force=True)
+        assert_agrees(moved, again, unit)
+
+    def test_a_damaged_file_costs_its_own_run_alone(self, store: Store) -> None:
+        write_plan(store, [1, 2])
+        damaged, sound = (write_run(store, n, steps=STEPS, done=True) for n in (1, 2))
+        data = store.read_bytes(paths.metrics(damaged))
+        store.write_bytes(paths.metrics(damaged), data[:-1])
+        tracker = Tracker(store)
+        report = tracker.sync()
+        assert [one.rel for one in report.damaged] == [paths.metrics(damaged)]
+        assert_agrees(store, tracker, sound)
+        store.write_bytes(paths.metrics(damaged), data)
+        assert tracker.sync().unchanged == ()  # not taken for done
+        assert_agrees(store, tracker, damaged)
+
+    def test_two_stores_at_one_server(self, store: Store, tmp_path: Path) -> None:
+        uri = f"sqlite:///{tmp_path / 'server.db'}"
+        other = new_store(tmp_path / "other")
+        for number, one in enumerate((store, other), 1):
+            write_plan(one, [number])
+            write_run(one, number, steps=STEPS, done=True)
+        first, second = Tracker(store, uri), Tracker(other, uri)
+        for tracker in (first, second, first, second):
+            tracker.sync(force=True)
+            tracker.aggregates(SWEEP, [], force=True)
+        names = {one.name for one in connect(uri).search_experiments()} - {"Default"}
+        assert names == {SWEEP, f"{SWEEP} [{other.read_json(paths.store_id())['id']}]"}
+        assert_agrees(store, first, name(1))
+
 
 CREATING = """
 import sys
@@ -288,3 +327,5 @@ class TestAggregates:
         again = Tracker(store)
         again.log_report(SWEEP, folder)
         assert again._client is None
+        again.log_report(SWEEP, folder, force=True)
+        assert again._client is not None
