@@ -306,6 +306,16 @@ def test_a_stop_at_the_last_wanted_preset_is_no_interruption(run):
     assert events[-1] == Finished(reason="done", step=last)
 
 
+def test_a_teacher_without_batch_norm():
+    """It has no buffer, let alone one that counts."""
+    backbone = Backbone(name="vit_tiny", stem="standard")
+    spec = teacher_spec(backbone=backbone, optimizer=AdamW(lr=1e-3, weight_decay=0.01))
+    found = only(Snapshot, train(spec, presets=(30.0,), horizon=60))
+    assert found
+    for snapshot in found:
+        assert accuracy_of(snapshot.weights, backbone=backbone) == pytest.approx(snapshot.accuracy)
+
+
 @pytest.mark.parametrize("changes", [{}, {"screen": 50}, {"validate_every": 4}])
 def test_a_teacher_that_explodes_ends_with_an_error(changes):
     spec = teacher_spec(optimizer=AdamW(lr=1e30, weight_decay=0.01))

@@ -43,7 +43,9 @@ def _copy_into(kept: Weights, weights: Weights) -> None:
     """After every validation: on a GPU two launches, where a copy of each tensor takes 122."""
     for floating in (True, False):  # a launch takes one type
         names = [name for name, value in weights.items() if value.is_floating_point() is floating]
-        torch._foreach_copy_([kept[name] for name in names], [weights[name] for name in names])
+        if names:  # a net without batch-norm counts nothing
+            into, values = ([of[name] for name in names] for of in (kept, weights))
+            torch._foreach_copy_(into, values)
 
 
 class TeacherObjective:
