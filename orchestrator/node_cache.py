@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -122,5 +122,7 @@ def _digest(path: Path) -> str:
 def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        # Without locks (a home on NFS or Lustre) two processes may fetch one file twice.
+        with suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -15,7 +16,7 @@ import psutil
 
 from orchestrator import clock
 
-__all__ = ["LocalBackend", "replace_file", "temporary_name"]
+__all__ = ["LocalBackend", "is_abandoned", "replace_file", "temporary_name"]
 
 _TEMPORARY = re.compile(r"\.ts-(?P<host>[^~]*)~(?P<pid>\d+)~[0-9a-f]{8}\.tmp(-journal)?")
 """The journal is SQLite's, of a database that somebody was making."""
@@ -75,15 +76,29 @@ class LocalBackend:
             return None
 
     def move(self, rel: str, target: str) -> None:
-        """A source that is gone is fine."""
+        """A source that is gone is fine. To another disk, where a folder is a link there: a copy,
+        then a delete."""
         source, kept = self._root / rel, self._root / target
         kept.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.rename(source, kept)
         except FileNotFoundError:
             return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._copy_away(source, kept)
         _fsync_folder(kept.parent)
         _fsync_folder(source.parent)
+
+    def _copy_away(self, source: Path, kept: Path) -> None:
+        if source.is_dir():
+            shutil.copytree(source, kept)
+            shutil.rmtree(source)
+            return
+        with source.open("rb") as original:
+            replace_file(kept, lambda stream: shutil.copyfileobj(original, stream, 1 << 20))
+        source.unlink()
 
     def delete(self, rel: str) -> None:
         (self._root / rel).unlink(missing_ok=True)
@@ -141,13 +156,20 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def _is_dead(path: Path) -> bool:
-    """A temporary whose writer is gone; on other hosts nobody can tell, so only an old one."""
-    match = _TEMPORARY.fullmatch(path.name)
+    if _TEMPORARY.fullmatch(path.name) is None:
+        return False
+    try:
+        return is_abandoned(path.name, path.lstat().st_mtime)
+    except FileNotFoundError:
+        return False
+
+
+def is_abandoned(name: str, written_s: float) -> bool:
+    """Whether a file's name is that of a temporary whose writer is gone; on other hosts nobody can
+    tell, so only an old one. written_s: seconds since the epoch."""
+    match = _TEMPORARY.fullmatch(name)
     if match is None:
         return False
     if match["host"] == socket.gethostname() and not psutil.pid_exists(int(match["pid"])):
         return True
-    try:
-        return clock.now_s() - path.lstat().st_mtime > _OLD_S
-    except FileNotFoundError:
-        return False
+    return clock.now_s() - written_s > _OLD_S

@@ -1,7 +1,8 @@
 """A store behind any pyarrow.fs file system (s3://, gs://, hdfs://, mock:// in tests).
 
-A file is one `open_output_stream`, which object stores show when it is closed and not before. Reads
-that want a path go through a cache folder of this node (`node_cache`).
+A file is one `open_output_stream`, which object stores show when it is closed and not before. File
+systems with real folders (hdfs://, mock://) show it while it grows: there it grows under another
+name. Reads that want a path go through a cache folder of this node (`node_cache`).
 
 What object stores do not promise: an object may be replaced between the requests of one read, so a
 read asks for the version before and after; and nobody can write "only if nothing is there", so the
@@ -24,6 +25,7 @@ from dashboards.filesystem import open_filesystem
 from orchestrator.errors import StoreError
 from orchestrator.node_cache import NodeCache
 from orchestrator.redaction import has_secret, redacted
+from orchestrator.store_local import is_abandoned, temporary_name
 
 __all__ = ["RemoteBackend"]
 
@@ -98,10 +100,20 @@ class RemoteBackend:
         return None if info.type == fs.FileType.NotFound else _mtime_ns(info) / 1e9
 
     def move(self, rel: str, target: str) -> None:
-        """A copy, then a delete: a kill between leaves both. A source that is gone is fine."""
-        source, kept = self._at(rel), self._at(target)
-        if not self.exists(rel):
+        """A copy, then a delete: a kill between leaves both. A source that is gone is fine. A
+        folder's files go one by one."""
+        found = self._info(rel)
+        if found.type == fs.FileType.NotFound:
             return
+        if found.type == fs.FileType.Directory:
+            for one in self._infos(rel, recursive=True):
+                if one.type == fs.FileType.File:
+                    self._move_file(one.path, self._at(target) + one.path[len(self._at(rel)) :])
+            self.delete_tree(rel)
+            return
+        self._move_file(self._at(rel), self._at(target))
+
+    def _move_file(self, source: str, kept: str) -> None:
         try:
             self._fs.copy_file(source, kept)
         except FileNotFoundError:  # only real folders have to be there first
@@ -122,8 +134,22 @@ class RemoteBackend:
             return
 
     def sweep_temporaries(self) -> list[str]:
-        """Nothing: an object whose upload did not end does not exist."""
-        return []
+        """Of an object store nothing: an object whose upload did not end does not exist."""
+        if self._is_object_store:
+            return []
+        dead = [
+            one.path
+            for one in self._infos("", recursive=True)
+            if one.type == fs.FileType.File and is_abandoned(one.base_name, _mtime_ns(one) / 1e9)
+        ]
+        for path in dead:
+            with suppress(FileNotFoundError):
+                self._fs.delete_file(path)
+        return sorted(path[len(self._base) :].strip("/") for path in dead)
+
+    @property
+    def _is_object_store(self) -> bool:
+        return self._fs.type_name in _OBJECT_STORES
 
     def _at(self, rel: str) -> str:
         return "/".join(part for part in (self._base, rel) if part)
@@ -143,23 +169,35 @@ class RemoteBackend:
     @contextmanager
     def _output(self, rel: str) -> Iterator[Any]:
         """One PUT, or one upload of several parts, which the service joins at its end: while that
-        fails, what was there stays. Only file systems with real folders (HDFS, mock) ask for the
-        folder first; making it always would cost object stores a request and a marker object. They
-        show a file while it grows, so there a failed one is removed."""
+        fails, what was there stays. Only file systems with real folders ask for the folder first;
+        making it always would cost object stores a request and a marker object."""
         path = self._at(rel)
-        try:
-            stream = self._fs.open_output_stream(path)
-        except FileNotFoundError:
-            self._fs.create_dir(path.rpartition("/")[0], recursive=True)
-            stream = self._fs.open_output_stream(path)
-        try:
-            with stream:
+        if self._is_object_store:
+            with self._fs.open_output_stream(path) as stream:
                 yield stream
+            return
+        folder, slash, _ = path.rpartition("/")
+        temporary = f"{folder}{slash}{temporary_name()}"
+        if folder:
+            self._fs.create_dir(folder, recursive=True)
+        try:
+            with self._fs.open_output_stream(temporary) as stream:
+                yield stream
+            self._rename(temporary, path)
         except BaseException:
-            if self._fs.type_name not in _OBJECT_STORES:
-                with suppress(OSError):
-                    self._fs.delete_file(path)
+            with suppress(OSError):
+                self._fs.delete_file(temporary)
             raise
+
+    def _rename(self, temporary: str, path: str) -> None:
+        """HDFS renames over nothing that is there."""
+        try:
+            self._fs.move(temporary, path)
+        except OSError:
+            if self._fs.get_file_info(path).type == fs.FileType.NotFound:
+                raise
+            self._fs.delete_file(path)
+            self._fs.move(temporary, path)
 
     def _copy(self, original: BinaryIO, stream: Any, rel: str) -> None:
         """pyarrow's streams cannot abort: even their destructor completes the object. So when the
@@ -168,9 +206,10 @@ class RemoteBackend:
             while chunk := _read_chunk(original):
                 stream.write(chunk)
         except _SourceError as error:
-            with suppress(OSError):
-                stream.close()
-            self.delete(rel)
+            if self._is_object_store:
+                with suppress(OSError):
+                    stream.close()
+                self.delete(rel)
             raise error.reason from None
 
     def _fetch(self, rel: str, info: Any, *, compare: bool) -> Path:

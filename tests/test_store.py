@@ -282,6 +282,22 @@ class TestLocal:
             Store(tmp_path).write_bytes("x", b"")
         assert "permissions" in caught.value.remedy
 
+    def test_another_disk_behind_a_link(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = Store(tmp_path)
+        store.write_bytes("runs/a/result.json", b"{}")
+        store.write_bytes("datasets/mine/x.npy", b"1")
+
+        def elsewhere(source: Path, target: Path) -> None:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+        monkeypatch.setattr(os, "rename", elsewhere)
+        for rel, inner in (("runs/a/result.json", ""), ("datasets/mine", "/x.npy")):
+            kept = store.set_aside(rel, "damaged")
+            assert store.exists(kept + inner)
+            assert not store.exists(rel)
+
     def test_unwritable_place(self) -> None:
         with pytest.raises(StoreError, match="cannot write") as caught:
             Store("/proc/targetsweep").write_bytes("x", b"")
@@ -343,6 +359,58 @@ class TestRemote:
     def test_local_of_a_missing_file(self) -> None:
         with pytest.raises(StoreError, match="t/a"):
             Store("mock://bucket/x").local("t/a")
+
+    def test_a_folder_is_set_aside_with_all_that_is_in_it(self) -> None:
+        store = Store("mock://bucket/x")
+        for name in ("meta.json", "shards/0.bin"):
+            store.write_bytes(f"datasets/mine/{name}", name.encode())
+        kept = store.set_aside("datasets/mine", "a flipped byte")
+        assert not store.exists("datasets/mine")
+        assert store.read_bytes(f"{kept}/shards/0.bin") == b"shards/0.bin"
+        assert store.read_bytes(f"{kept}/meta.json") == b"meta.json"
+
+    def test_where_folders_are_real_a_cut_off_write_leaves_the_old_file(
+        self, tmp_path: Path
+    ) -> None:
+        """As on HDFS, which shows a file while it grows."""
+        files = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+        store = Store("bucket", filesystem=files)
+        store.write_bytes("runs/a.json", b"old")
+        killing = textwrap.dedent("""
+            import os, sys
+            from pyarrow import fs
+            from orchestrator.store import Store
+            files = fs.SubTreeFileSystem(sys.argv[1], fs.LocalFileSystem())
+            with Store("bucket", filesystem=files)._backend._output("runs/a.json") as stream:
+                stream.write(b"new")
+                stream.flush()
+                os._exit(9)
+        """)
+        done = subprocess.run([sys.executable, "-c", killing, str(tmp_path)], check=False)
+        assert done.returncode == 9
+        assert store.read_bytes("runs/a.json") == b"old"
+        assert store.list("runs") == ["a.json"]
+        (left,) = store.sweep_temporaries()
+        assert left.startswith("runs/.ts-")
+        assert not store.sweep_temporaries()
+
+    def test_a_rename_that_replaces_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = Store("mock://bucket/x")
+        real = store._backend._fs  # type: ignore[attr-defined]
+
+        class LikeHdfs:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+            def move(self, source: str, target: str) -> None:
+                if real.get_file_info(target).type != fs.FileType.NotFound:
+                    raise OSError("rename failed")
+                real.move(source, target)
+
+        monkeypatch.setattr(store._backend, "_fs", LikeHdfs())
+        for data in (b"old", b"new"):
+            store.write_bytes("a", data)
+            assert store.read_bytes("a") == data
 
     def test_a_failed_write_leaves_no_half_object(self, tmp_path: Path) -> None:
         store = Store("mock://bucket/x")
