@@ -46,15 +46,16 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "usable_cores": usable_cores(),
         "load": round(os.getloadavg()[0], 2),
-        "smi": _nvidia_smi(device.index or 0),
+        "smi": _nvidia_smi(f"GPU-{about.uuid}"),
     }
 
 
-def _nvidia_smi(index: int) -> dict[str, str] | None:
+def _nvidia_smi(gpu: str) -> dict[str, str] | None:
+    """gpu: its UUID, since CUDA_VISIBLE_DEVICES changes indices for torch alone."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    query = [f"--id={index}", f"--query-gpu={','.join(_CLOCKS)}", "--format=csv,noheader"]
+    query = [f"--id={gpu}", f"--query-gpu={','.join(_CLOCKS)}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(
             [program, *query], capture_output=True, text=True, timeout=20, check=True

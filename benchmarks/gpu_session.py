@@ -13,16 +13,18 @@ named ones again.
     runs        does the code run there: precisions, strategies, compile, CUDA graphs
     tests       pytest, the tests that need a GPU
     step        the whole step against its floor and others' stacks; validation's share; a profile
-    sharing     how many runs one GPU takes (then, at home: benchmarks/sharing.py --record)
+    sharing     how many runs one GPU takes, in fp32, as the paper's sweeps ask (then, at home:
+                benchmarks/sharing.py --record)
     resnet50    images on the device, and from shards
     compiled    the step and its floor under torch.compile
     precision   bf16 against fp32, final accuracy by seed (needs --data)
     validation  a teacher's validation after every step, screened and not (needs --data)
     fp32        the step in fp32
+    sharing-bf16 the same in bf16
     checkpoints what one a minute costs (needs what the store needs besides)
 
-The machine needs torch, torchvision, NumPy, Pillow, pyarrow, safetensors and rich, and what decodes
-JPEGs for shards.
+The machine needs torch, torchvision, NumPy, Pillow, pyarrow, safetensors and rich; pytest for
+`tests`, and what decodes JPEGs for shards.
 """
 
 from __future__ import annotations
@@ -79,16 +81,23 @@ class Stage:
     takes_images: bool = False
 
 
+_PYTEST = ("-v", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider", "-W", "default")
+"""Each test has its line in the log, so that one that hangs is known; without the options of the
+project's own runs, whose plugins a lent machine may lack."""
+
 _STEP = (*_OURS, "--profile", "{profile}")
 
 STAGES = (
     Stage(name="runs", script="runs_here.py", least_s=40, limit_s=180),
-    Stage(name="tests", script=None, arguments=(), least_s=40, limit_s=180),
+    Stage(name="tests", script=None, arguments=(), least_s=40, limit_s=400),
     Stage(
         name="step", script="step.py", arguments=(*_STEP, "--precision", "bf16"),
         least_s=60, limit_s=300, takes_data=True,
     ),
-    Stage(name="sharing", script="sharing.py", least_s=90, limit_s=360),
+    Stage(
+        name="sharing", script="sharing.py", arguments=(*_OURS, "--precision", "fp32"),
+        least_s=90, limit_s=360,
+    ),
     Stage(name="resnet50", script="resnet50.py", least_s=60, limit_s=240, takes_images=True),
     Stage(
         name="compiled", script="step.py",
@@ -107,6 +116,10 @@ STAGES = (
     Stage(
         name="fp32", script="step.py", arguments=(*_OURS, "--precision", "fp32", "--baselines"),
         least_s=60, limit_s=240, takes_data=True,
+    ),
+    Stage(
+        name="sharing-bf16", script="sharing.py", arguments=(*_OURS, "--precision", "bf16"),
+        least_s=90, limit_s=360,
     ),
     Stage(name="checkpoints", script="checkpointing.py", least_s=60, limit_s=120),
 )  # fmt: skip
@@ -172,7 +185,7 @@ class Session:
 
     def _command(self, stage: Stage, folder: Path, limit_s: float) -> list[str]:
         if stage.script is None:
-            return [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *gpu_tests()]
+            return [sys.executable, "-m", "pytest", *_PYTEST, *gpu_tests()]
         places = {
             "device": self.device,
             "json": str(folder / "result.json"),
@@ -194,13 +207,14 @@ class Session:
 
 
 def gpu_tests() -> list[str]:
-    """Files of tests that need a GPU and nothing but `trainers`."""
+    """Files of tests that need a GPU and nothing but `trainers`, the training step's first."""
     texts = {path: path.read_text() for path in sorted((ROOT / "tests").glob("test_*.py"))}
-    return [
+    found = [
         str(path.relative_to(ROOT))
         for path, text in texts.items()
         if "mark.gpu" in text and "orchestrator" not in text
     ]
+    return sorted(found, key=lambda name: ("benchmarks" in name, name))
 
 
 def _wait(process: subprocess.Popen[bytes], limit_s: float) -> int | None:

@@ -31,6 +31,7 @@ def serving() -> Iterator[str | None]:
         return
     with tempfile.TemporaryDirectory() as folder:
         environment = {name: folder for name in _FOLDERS}
+        before = {name: os.environ[name] for name in _FOLDERS if name in os.environ}
         refusal = _start(program, os.environ | environment)
         try:
             if refusal is None:
@@ -39,22 +40,26 @@ def serving() -> Iterator[str | None]:
         finally:
             for name in _FOLDERS:
                 os.environ.pop(name, None)
+            os.environ.update(before)
             _quit(program, os.environ | environment)
 
 
 def _start(program: str, environment: Mapping[str, str]) -> str | None:
-    """Why it does not serve; None where it does, which a first process has tried."""
+    """Why it does not serve; None where it does, which a first process has tried. A file takes what
+    they say: the daemon keeps its output open, and a pipe would be waited for."""
     for command, limit_s in (([program, "-d"], 20.0), ([sys.executable, "-c", _TRY], 90.0)):
-        try:
-            subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=limit_s,
-                check=True,
-            )  # fmt: skip
-        except subprocess.CalledProcessError as error:
-            said = (error.stderr or error.stdout or "").strip().splitlines()
-            return f"{command[0]} ended with {error.returncode}: {said[-1] if said else 'no word'}"
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"{command[0]}: {error}"
+        with tempfile.TemporaryFile("w+") as output:
+            try:
+                subprocess.run(
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                    stderr=subprocess.STDOUT, timeout=limit_s, check=True,
+                )  # fmt: skip
+            except subprocess.CalledProcessError as error:
+                output.seek(0)
+                said = output.read().strip().splitlines() or ["no word"]
+                return f"{command[0]} ended with {error.returncode}: {said[-1]}"
+            except (OSError, subprocess.TimeoutExpired) as error:
+                return f"{command[0]}: {error}"
     return None
 
 

@@ -97,9 +97,15 @@ def say(text: str) -> None:
 
 
 def record(result: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
-    """The table with the measured row in it, in place of an earlier one of the same GPU and load.
-    result: of this benchmark, or of a whole session (`gpu_session`)."""
-    result = result.get("stages", {}).get("sharing", {}).get("result", result)
+    """The table with the measured rows in it, in place of earlier ones of the same GPU and load.
+    result: of this benchmark, or of a whole session (`gpu_session`), which may have several."""
+    for name, stage in result.get("stages", {}).items():
+        if name.startswith("sharing") and "result" in stage:
+            table = _with_row(stage["result"], table)
+    return table if "stages" in result else _with_row(result, table)
+
+
+def _with_row(result: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
     if "multiprocessors" not in result["device"]:
         raise SystemExit(f"measured on {result['device']['name']}: `auto` is about GPUs")
     job = result["job"]

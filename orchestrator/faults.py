@@ -65,6 +65,16 @@ _STORAGE = frozenset(
 """What the system says of a disk or a mount, not of a name that is wrong."""
 
 
+_DEVICE_MEMORY = re.compile(r"CUDA error: out of memory|_STATUS_ALLOC_FAILED")
+"""What is said where others than torch's allocator lack a GPU's memory: contexts, libraries."""
+
+_DEVICE = re.compile(
+    r"CUDA error|CUDNN_STATUS_|CUBLAS_STATUS_|NCCL (error|communicator)|nccl\w*Error"
+)
+"""What CUDA and its libraries say of a GPU or a link that failed. The bug of a kernel says it too,
+and is given up soon."""
+
+
 def _cause(error: BaseException) -> Cause:
     import torch
     from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
@@ -90,6 +100,10 @@ def _cause(error: BaseException) -> Cause:
         return Cause.WORKER_LOST
     if isinstance(error, StoreError | OSError) and _is_storage(error):
         return Cause.STORE
+    if isinstance(error, RuntimeError) and _DEVICE_MEMORY.search(str(error)):
+        return Cause.OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and _DEVICE.search(str(error)):
+        return Cause.DEVICE
     return Cause.ERROR
 
 
@@ -113,7 +127,7 @@ def _spoils(error: BaseException, cause: Cause) -> bool:
     import torch
 
     broken = getattr(torch, "AcceleratorError", ())
-    return cause is Cause.OUT_OF_MEMORY or isinstance(error, broken) or "CUDA error" in str(error)
+    return cause in (Cause.OUT_OF_MEMORY, Cause.DEVICE) or isinstance(error, broken)
 
 
 # -- what Ray says of processes -------------------------------------------------------------------

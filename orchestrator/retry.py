@@ -16,6 +16,7 @@ class Cause(StrEnum):
     PREEMPTED = "preempted"
     WORKER_LOST = "worker lost"
     OUT_OF_MEMORY = "out of memory"
+    DEVICE = "device error"
     HUNG = "hung"
     STORE = "store"
     SUPERSEDED = "superseded"
@@ -38,6 +39,7 @@ _BUDGETS = {
     Cause.PREEMPTED: 20,
     Cause.WORKER_LOST: 3,
     Cause.OUT_OF_MEMORY: 2,
+    Cause.DEVICE: 2,
     Cause.HUNG: 2,
     Cause.STORE: 5,
 }
@@ -51,6 +53,7 @@ axis may well begin with values that diverge."""
 _FIRST_WAIT_S = {
     Cause.WORKER_LOST: 1.0,
     Cause.OUT_OF_MEMORY: 1.0,
+    Cause.DEVICE: 5.0,
     Cause.HUNG: 1.0,
     Cause.STORE: 5.0,
 }

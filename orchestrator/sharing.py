@@ -37,6 +37,9 @@ __all__ = [
 _NEAR = 0.98
 """Share of the best total that counts as the best: fewer runs take less memory and end earlier."""
 
+_RAY_UNITS = 10_000
+"""Ray counts resources in so many parts."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -95,10 +98,12 @@ class Sharing:
         self._measured = {(gpu_model(row.gpu), row.load): row for row in table}
 
     def share(self, unit: Unit, at_most: int) -> float:
-        """What a one-worker unit takes of a GPU. at_most: runs on one (`most_runs`)."""
+        """What a one-worker unit takes of a GPU. at_most: runs on one (`most_runs`). Rounded down
+        to Ray's four decimals: six times its 1/6, which is 0.1667, are more than one."""
         if not unit.gpus_auto or not isinstance(unit.spec, StudentSpec):
             return unit.gpus_per_worker
-        return 1 / min(self._choice(self._load(unit.spec)).runs, at_most)
+        runs = min(self._choice(self._load(unit.spec)).runs, at_most)
+        return math.floor(_RAY_UNITS / runs) / _RAY_UNITS
 
     def choices(self, units: Iterable[Unit]) -> list[Choice]:
         """What is chosen for the students among the units that leave it open, each load once."""

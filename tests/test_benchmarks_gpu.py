@@ -82,6 +82,14 @@ def test_a_later_measurement_takes_an_earlier_ones_place() -> None:
     parse_table(again)
 
 
+def test_a_session_measures_what_the_papers_sweeps_ask_too() -> None:
+    half, single = measured(), measured()
+    single["job"] = single["job"] | {"precision": "fp32"}
+    stages = {"sharing": {"result": single}, "sharing-bf16": {"result": half}, "step": {}}
+    table = module("sharing").record({"stages": stages}, {"measured": []})
+    assert [row.load.precision for row in parse_table(table)] == ["bf16", "fp32"]
+
+
 def test_a_cpu_is_no_gpu() -> None:
     on_cpu = measured() | {"device": {"name": "cpu"}}
     with pytest.raises(SystemExit, match="measured on cpu"):

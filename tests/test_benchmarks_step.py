@@ -1,5 +1,6 @@
 """The step benchmark: its arithmetic, its contenders, and a tiny run. No test looks at a time."""
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -265,6 +266,17 @@ def test_a_captured_step_replays_whole_steps():
     for _ in range(5):
         replay()
     assert total.item() == 3 + 5  # the warm-up's; a capture itself runs nothing
+
+
+@pytest.mark.gpu
+def test_a_captured_floor_keeps_what_it_replays_over():
+    """Else others are built in its memory, and every replay trains them."""
+    on_gpu = dataclasses.replace(setting(), device=torch.device("cuda"))
+    before = torch.cuda.memory_allocated()
+    floor = Floor(on_gpu, captured=True)
+    weights = sum(p.numel() * p.element_size() for p in on_gpu.student().parameters())
+    assert torch.cuda.memory_allocated() - before >= 3 * weights  # with AdamW's moments
+    floor.close()
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ import torch
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.train import ControllerError, PreemptionError, WorkerGroupError
 
-from orchestrator.errors import DamagedFileError, LostNeedError, StoreError
+from orchestrator.errors import DamagedFileError, LostNeedError, StoreError, SupersededError
 from orchestrator.faults import cause_of_death, failure_report, first_failure
 from orchestrator.retry import Cause
 from orchestrator.store import Store
@@ -66,6 +66,12 @@ PEER_GONE = RuntimeError("[…/gloo/transport/tcp/pair.cc:547] Connection closed
         (WorkerCrashedError(), Cause.WORKER_LOST),
         (WorkerGroupStartupTimeoutError(), Cause.WORKER_LOST),
         (PEER_GONE, Cause.WORKER_LOST),
+        (SupersededError("given to another worker"), Cause.SUPERSEDED),
+        (RuntimeError("CUDA error: out of memory"), Cause.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), Cause.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), Cause.DEVICE),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), Cause.DEVICE),
+        (RuntimeError("NCCL communicator was aborted on rank 1."), Cause.DEVICE),
     ],
 )
 def test_every_failure_has_one_cause(error: Exception, cause: Cause) -> None:
@@ -167,6 +173,7 @@ def test_damaged_files_are_named() -> None:
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (MemoryError(), True),
         (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), True),
         (KeyError("lr"), False),
         (NonFiniteLossError(17), False),
     ],

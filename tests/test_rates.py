@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from orchestrator import calibration, cli
@@ -22,7 +23,7 @@ from tests.driving import GRID, TINY, tiny_plan
 from tests.sweep_files import sweep_of, write
 from trainers.data import OFFICIAL
 from trainers.schedule import evaluation_steps
-from trainers.spec import Backbone, Screening
+from trainers.spec import Backbone, Runtime, Screening
 
 FILES = resources.files("sweeps").joinpath("rates").iterdir()
 SHIPPED = [file.name.removesuffix(".json") for file in FILES if file.name.endswith(".json")]
@@ -54,6 +55,25 @@ def the(plan: Plan, kind: str) -> Unit:
 
 
 # -- kept under a name -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("device", "rate"), [("cuda", 500.0), ("cpu", 2.0)])
+def test_on_a_gpu_replayed_steps_are_measured(
+    monkeypatch: pytest.MonkeyPatch, device: str, rate: float
+) -> None:
+    """Three launched ones, then the capture, which takes half a second, then 2 ms each."""
+    now = 0.0
+    steps = iter([0.008] * 3 + [0.6] + [0.002] * 1000 if device == "cuda" else [0.5] * 1000)
+
+    def act() -> None:
+        nonlocal now
+        now += next(steps)
+
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    runtime = Runtime(device=device)
+    bench = calibration._Bench(None, None, runtime)  # type: ignore[arg-type]
+    assert bench._repeated(act, 10, share_s=1.0).per_s == pytest.approx(rate)
 
 
 def test_what_is_saved_is_read_again(tmp_path: Path) -> None:

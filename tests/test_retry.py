@@ -28,11 +28,13 @@ def retries(cause: Cause) -> int:
         (Cause.PREEMPTED, 20),
         (Cause.WORKER_LOST, 3),
         (Cause.OUT_OF_MEMORY, 2),
+        (Cause.DEVICE, 2),
         (Cause.HUNG, 2),
         (Cause.STORE, 5),
         (Cause.ERROR, 0),
         (Cause.DIVERGED, 0),
         (Cause.UNREACHABLE, 0),
+        (Cause.SUPERSEDED, 0),  # the conductor asks nobody then
     ],
 )
 def test_budget_by_cause(cause: Cause, budget: int) -> None:
@@ -40,7 +42,7 @@ def test_budget_by_cause(cause: Cause, budget: int) -> None:
 
 
 def test_every_other_cause_is_a_damaged_file() -> None:
-    assert len(Cause) == 8 + 1
+    assert len(Cause) == 10 + 1
     assert Attempts().decide(failure(Cause.DAMAGED)) is Decision.REDO
 
 

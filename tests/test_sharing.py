@@ -119,7 +119,15 @@ def test_students_share_what_was_measured(tmp_path: Path) -> None:
     assert student.gpus_auto
     assert sharing("NVIDIA H200").share(student, at_most=8) == 0.25
     assert sharing("H200").share(student, at_most=8) == 0.25  # as Ray names it
-    assert sharing("NVIDIA H200").share(student, at_most=3) == pytest.approx(1 / 3)
+    assert sharing("NVIDIA H200").share(student, at_most=3) == 0.3333
+
+
+@pytest.mark.parametrize("runs", range(1, 33))
+def test_as_many_shares_fit_for_ray_as_for_the_ledger(tmp_path: Path, runs: int) -> None:
+    """Ray rounds to four decimals, half up: six of its sixths are more than a GPU."""
+    table = {"measured": [ROW | {"images_per_s": {"1": 1.0, str(runs): 1000.0}}]}
+    share = sharing("H200", table=table).share(one(tmp_path), at_most=64)
+    assert int(1 / share) == 10_000 // int(10_000 * share + 0.5) == runs
 
 
 @pytest.mark.parametrize("gpus", [(), ("NVIDIA A100-SXM4-40GB",), ("H200", "A100"), ("",)])

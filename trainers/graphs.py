@@ -29,7 +29,7 @@ from trainers.distributed import World
 
 __all__ = ["Capture", "CudaCapture", "Graph", "Replayed", "may_be_captured"]
 
-_WARM_UP_STEPS = 3
+WARM_UP_STEPS = 3
 """Runs before the capture. cuDNN and torch.compile settle in the first, cuBLAS and the optimiser's
 state in the second at the latest."""
 
@@ -93,7 +93,7 @@ class Replayed:
         self, function: Step, capturing: Callable[[], AbstractContextManager[None]]
     ) -> None:
         """function: always the same one. capturing: the context in which it is captured."""
-        if self._graph is None and self._warm < _WARM_UP_STEPS:
+        if self._graph is None and self._warm < WARM_UP_STEPS:
             self._warm += 1
             self._capture.warm_up(function)
             return
@@ -107,6 +107,8 @@ class Replayed:
         try:
             with capturing():
                 return self._capture.capture(function)
+        except torch.OutOfMemoryError:
+            raise  # of the memory, not of the graph
         except Exception as error:
             error.add_note(
                 "The training step could not be captured as a CUDA graph. Without graphs "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,8 +79,9 @@ def _step(setting: Setting) -> Callable[[], None]:
 def capture(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """`step` as a CUDA graph; call what comes back to replay it.
 
-    The graph replays the addresses that it was captured with. `step` drops the gradients before it
-    makes new ones, so those lie in the graph's own memory, where every replay writes them afresh.
+    The graph replays the addresses that it was captured with, so what lies there must live as long:
+    what comes back holds `step`. That drops the gradients before it makes new ones, which therefore
+    lie in the graph's own memory, where every replay writes them afresh.
     """
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
@@ -90,4 +92,8 @@ def capture(step: Callable[[], None], device: torch.device) -> Callable[[], None
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+    return partial(_replay, graph, step)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, step: Callable[[], None]) -> None:
+    graph.replay()
