@@ -84,7 +84,7 @@ def figure_notes(data: FigureData) -> list[str]:
         text.append(f"A {data.scale.label}: the layout of the full experiment, not its scale.")
         text += scale_notes(data.scale)
     if len(data.paper):
-        text.append("Hollow diamonds: the paper's numbers, with their ± where one is printed.")
+        text.append("Hollow marks: the paper's numbers, with their ± where one is printed.")
     if data.item.fit:
         text += _about_the_fits(data)
     return text

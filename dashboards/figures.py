@@ -49,7 +49,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5
 _MARKERS = "osD^vPX*"
 _FIT: dict[str, Any] = {"linestyle": (0, (3.5, 2)), "linewidth": 1.0}
 _PAPER: dict[str, Any] = {
-    "marker": "D",
+    "marker": "o",
     "markersize": 5,
     "markerfacecolor": "white",
     "linestyle": "",
@@ -90,6 +90,9 @@ def draw(data: FigureData) -> Figure:
             ax.tick_params(labelbottom=True)
         for ax in axes[:, 0]:
             ax.set_ylabel(axis_label(data.item.metric))
+        if data.item.metric.startswith("top1"):
+            low, high = axes[0, 0].get_ylim()  # of all panels; bands of few seeds leave 0 to 100
+            axes[0, 0].set_ylim(max(low, 0.0), min(high, 100.0))
         figure.suptitle(data.title, fontsize=11)
         _legend(figure, data, looks)
     return figure
@@ -160,8 +163,8 @@ def plot_power_law(law: PowerLaw, look: Look, ax: Axes) -> Axes:
 
 
 def plot_paper(paper: pd.DataFrame, look: Look, ax: Axes) -> Axes:
-    """The paper's numbers as hollow diamonds, with their ± where they have one. paper: `x`,
-    `value`, `std`; a row without a place on the axis becomes a short mark at its left end."""
+    """The paper's numbers as hollow marks, with their ± where they have one. paper: `x`, `value`,
+    `std`; a row without a place on the axis becomes a short mark at its left end."""
     levels = paper["x"].isna()
     bars: dict[str, Any] = {
         "elinewidth": 0.8,
@@ -169,6 +172,7 @@ def plot_paper(paper: pd.DataFrame, look: Look, ax: Axes) -> Axes:
         "color": look.color,
         "zorder": 4,
         **_PAPER,
+        "marker": look.marker,
     }
     for rows, transform in ((paper[~levels], ax.transData), (paper[levels], None)):
         if len(rows):
@@ -256,7 +260,7 @@ def _is_crowded(data: FigureData, positions: Sequence[float], labels: Sequence[s
 def _legend(figure: Figure, data: FigureData, looks: list[Look]) -> None:
     """One entry a look, at the right, then the fits and the paper's numbers. Series that differ
     only in their panel share an entry."""
-    mark = data.item.x != "step"
+    mark = data.item.x != "step" or len(data.paper) > 0
     entries = {
         look.label: Line2D(
             [], [], color=look.color, linestyle=look.dash, marker=look.marker if mark else "",
@@ -268,7 +272,7 @@ def _legend(figure: Figure, data: FigureData, looks: list[Look]) -> None:
     if data.fits:
         handles.append(Line2D([], [], color=_NEUTRAL, label="power law of the error", **_FIT))
     if len(data.paper):
-        handles.append(Line2D([], [], color=_NEUTRAL, label="paper", **_PAPER))
+        handles.append(Line2D([], [], color=_NEUTRAL, label="paper (hollow)", **_PAPER))
     if handles:
         figure.legend(handles=handles, loc="outside right center", frameon=False)
 

@@ -52,7 +52,7 @@ def show_plan(
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-_COLUMNS = ("cells", "points", "runs", "shared", "steps", "snapshots", "GPU-hours")
+_COLUMNS = ("cells", "points", "runs", "shared", "steps", "snapshots", "device-hours")
 
 
 def _sweeps(plan: Plan, pace: Pace) -> Table:

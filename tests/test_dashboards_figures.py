@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from dashboards_store import (
     STEPS,
@@ -203,3 +205,24 @@ def test_a_curve_has_what_its_own_sweep_asked_for(tmp_path: Path) -> None:
     write_json(file, plan | {"schedules": [[20], [10, 100, 300]]})
     with pytest.raises(ReportError, match="schedules has no place 2"):
         load_plan(str(tmp_path), "demo")
+
+
+def test_accuracies_end_at_0_and_100_whatever_the_bands_do(tmp_path: Path) -> None:
+    data = data_of(tmp_path, CURVES, grid())
+    data.means["ci_low"], data.means["ci_high"] = -30.0, 140.0  # of two seeds
+    low, high = draw(data).axes[0].get_ylim()
+    assert (low, high) == (0.0, 100.0)
+    close = dataclasses.replace(data, means=data.means.assign(ci_low=20.0, ci_high=40.0, mean=30.0))
+    assert draw(close).axes[0].get_ylim()[1] < 50
+
+
+def test_the_papers_numbers_have_the_marks_of_their_series(tmp_path: Path) -> None:
+    """Colours are the hue's: without, those of two styles could not be told apart."""
+    data = data_of(tmp_path, CURVES, grid())
+    looks = series_looks(data)
+    rows = [{"series": i, "x": 50.0, "value": 40.0 + i, "std": 0.5} for i in range(len(looks))]
+    figure = draw(dataclasses.replace(data, paper=pd.DataFrame(rows)))
+    hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert [line.get_marker() for line in hollow] == [look.marker for look in looks]
+    entries = {line.get_label(): line.get_marker() for line in figure.legends[0].get_lines()}
+    assert {look.label: look.marker for look in looks} | {"paper (hollow)": "o"} == entries
