@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from orchestrator.damage import refuse_unsealed
-from orchestrator.datasets import Location, check_locations, known_infos, locations_of
+from orchestrator.datasets import (
+    Location,
+    check_locations,
+    known_infos,
+    locations_of,
+    wanted_datasets,
+)
+from orchestrator.errors import UserError, nearest
 from orchestrator.inventory import read_inventory
 from orchestrator.measure import bind_presets, measuring_plan
 from orchestrator.overrides import apply_overrides, limit_sweeps, parse_limit
@@ -17,6 +24,7 @@ from orchestrator.scaling import scale_sweep
 from orchestrator.spec import Sweep, load_sweeps
 from orchestrator.store import Store
 from orchestrator.units import Held, Unit
+from trainers.data.catalogue import OFFICIAL
 from trainers.data.info import DatasetInfo
 
 __all__ = ["Asked", "Inventory", "bound", "limited", "measuring", "read_asked", "store_plan"]
@@ -49,8 +57,24 @@ def read_asked(
     infos = known_infos(store, locations)
     sweeps = load_sweeps(asked.files, infos, located, scale)
     sweeps = [apply_overrides(sweep, list(asked.overrides), infos) for sweep in sweeps]
+    _check_names(located, sweeps)
     check_locations(sweeps, locations, store)
     return [scale_sweep(sweep, infos) for sweep in sweeps], infos, locations
+
+
+def _check_names(located: Sequence[str], sweeps: Sequence[Sweep]) -> None:
+    """Raises UserError for the path of a data set that nothing here could mean. One of a known name
+    that these sweeps do not train on is fine: a script may give all it has."""
+    wanted = wanted_datasets(sweeps)
+    known = {*wanted, *OFFICIAL, *(name for sweep in sweeps for name in sweep.data)}
+    for name in located:
+        if name not in known:
+            near = nearest(name, wanted)
+            raise UserError(
+                f"--data {name}=…: no sweep here trains on a data set of that name"
+                + (f"; nearest valid name: {near}" if near else ""),
+                f"these train on {', '.join(wanted)}",
+            )
 
 
 def limited(sweeps: Sequence[Sweep], asked: Asked) -> list[Sweep]:

@@ -68,6 +68,18 @@ class Picture:
     def total(self, *, use_gpu: bool) -> float:
         return sum(node.devices(use_gpu=use_gpu) for node in self.nodes)
 
+    def short_of_cpus(self, share: float) -> str:
+        """Of the first node whose GPUs take more runs than it has CPUs, of which a run takes one;
+        "" where there is none. share: of a GPU, that a run takes."""
+        for node in self.nodes:
+            gpus, cpus = node.devices(use_gpu=True), int(node.cpus)
+            if gpus and (runs := int(gpus / share + 1e-9)) > cpus:
+                return (
+                    f"a node has {gpus:g} GPU(s), which take {runs} runs at once, and {cpus} "
+                    f"CPU(s), of which a run takes one: no more than {cpus} run there"
+                )
+        return ""
+
     def taken(self, *, use_gpu: bool) -> float:
         return sum(node.taken(use_gpu=use_gpu) for node in self.nodes)
 

@@ -123,6 +123,8 @@ def drive(
         use_gpu, capacity = _capacity(view, options)
         _refuse_unfit(plan.left, capacity.total, options, use_gpu=use_gpu)
         shape_of = _shapes(plan, options, view.picture, progress, use_gpu, capacity.total)
+        if use_gpu and (short := view.picture.short_of_cpus(_smallest(plan, shape_of))):
+            progress.warned(short)
         ledger = _ledger(plan, capacity, shape_of, limit)
         timebox = _timebox(limit, plan, store)
         conductor = Conductor(
@@ -310,6 +312,12 @@ def _shapes(
     """What a unit of the plan takes."""
     shares = _auto_shares(plan, picture, progress)
     return lambda task: _shape(task, options, use_gpu, devices, shares.get(task.name, 1.0))
+
+
+def _smallest(plan: Plan, shape_of: Callable[[Task], Shape]) -> float:
+    """What a one-worker run takes of a GPU, at the least."""
+    shapes = map(shape_of, plan.left)
+    return min((one.devices_per_worker for one in shapes if one.workers == 1), default=1.0)
 
 
 def _shape(

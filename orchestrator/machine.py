@@ -115,6 +115,12 @@ def _gpus() -> Iterator[Check]:
         return
     if not torch.cuda.is_available():
         remedy = "fine for the demo; the paper's sweeps need GPUs"
+        if shutil.which("nvidia-smi") is not None:
+            remedy = (
+                "nvidia-smi is there: its driver may be too old for torch's CUDA "
+                f"{torch.version.cuda} (update it, or install a torch and torchvision pair of an "
+                "older CUDA), or CUDA_VISIBLE_DEVICES hides them"
+            )
         yield Check(name="GPU", status="warn", detail="none that torch can use", remedy=remedy)
         return
     for index in range(torch.cuda.device_count()):

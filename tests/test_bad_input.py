@@ -343,6 +343,27 @@ def test_only_the_data_within_the_limit_is_needed(targetsweep: Command, tmp_path
 # -- looking is no running -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("command", [["plan"], ["run", "--dry-run"], ["run"]])
+def test_a_path_for_a_data_set_that_nothing_here_means(
+    targetsweep: Command, tmp_path: Path, command: list[str]
+) -> None:
+    write(tmp_path, SWEEP)
+    verb, *options = command
+    data = f"digit={tmp_path}"
+    answer = targetsweep(verb, "sweep.yaml", *options, "--store", tmp_path / "s", "--data", data)
+    assert answer.status == 2
+    assert "--data digit=…" in answer.error
+    assert "nearest valid name: digits" in answer.error
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_script_may_give_all_the_data_it_has(targetsweep: Command, tmp_path: Path) -> None:
+    write(tmp_path, SWEEP)
+    data = f"cifar100={tmp_path}"
+    answer = targetsweep("plan", "sweep.yaml", "--store", tmp_path / "s", "--data", data)
+    assert answer.status == 0, answer
+
+
 def test_plan_and_dry_run_write_nothing(targetsweep: Command, tmp_path: Path) -> None:
     write(tmp_path, SWEEP)
     for command in (["plan", "sweep.yaml"], ["run", "sweep.yaml", "--dry-run"]):

@@ -238,3 +238,18 @@ def test_nothing_is_asked_once_the_watching_is_over() -> None:
     time.sleep(0.5)
     assert len(answers) == seen
     assert "cluster-view" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cpus", "share", "runs"),
+    [(8, 8, 1.0, None), (8, 2, 1.0, 8), (1, 4, 0.125, 8), (1, 8, 0.125, None), (0, 2, 1.0, None)],
+)
+def test_gpus_that_wait_for_cpus_are_said(
+    gpus: float, cpus: float, share: float, runs: int | None
+) -> None:
+    """Ray places a run where a CPU is free too; the others would wait in silence."""
+    text = Picture((Node(node_id="a", gpus=gpus, cpus=cpus),)).short_of_cpus(share)
+    if runs is None:
+        assert text == ""
+    else:
+        assert f"take {runs} runs at once, and {cpus:g} CPU(s)" in text

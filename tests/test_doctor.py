@@ -28,6 +28,7 @@ class FakeTorch:
 
     def __init__(self, names: list[str]) -> None:
         devices = [SimpleNamespace(name=name, total_memory=143e9) for name in names]
+        self.version = SimpleNamespace(cuda="13.2")
         self.cuda = SimpleNamespace(
             is_available=lambda: bool(devices),
             device_count=lambda: len(devices),
@@ -181,3 +182,14 @@ def test_a_bucket_without_a_tracking_server() -> None:
 def test_a_check_that_breaks_is_reported(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: 1 / 0)
     assert "ZeroDivisionError" in named(checks(store), "CPU and memory").detail
+
+
+@pytest.mark.parametrize("has_driver", [False, True])
+def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch, has_driver: bool) -> None:
+    """A driver that is too old is no machine without GPUs."""
+    install_torch(monkeypatch, FakeTorch([]))
+    program = "/usr/bin/nvidia-smi" if has_driver else None
+    monkeypatch.setattr(machine.shutil, "which", lambda name: program)
+    (check,) = machine._gpus()
+    assert check.status == "warn"
+    assert ("too old for torch's CUDA" in check.remedy) == has_driver

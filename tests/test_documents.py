@@ -76,3 +76,25 @@ def test_the_architecture_names_every_module_and_no_other() -> None:
     assert modules - named == set()
     folders = {"trainers", "orchestrator", "dashboards", "sweeps", "run", "submit", "targets"}
     assert named - modules - folders == set()
+
+
+def test_the_own_study_is_valid_and_its_numbers_find_their_cells(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "own-work.md").read_text()
+    (study,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (numbers,) = re.findall(r"```csv\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "numbers.csv").write_text(numbers)
+    file = tmp_path / "study.yaml"
+    file.write_text(study + "    reference: numbers.csv\n")
+    (sweep,) = load_sweeps([file])
+    assert len(sweep.points) == 2 * 3 * 3
+    assert "flowers" in sweep.data
+
+
+def test_the_own_study_names_commands_and_options_that_exist() -> None:
+    text = (ROOT / "docs" / "own-work.md").read_text()
+    known = all_commands()
+    lines = re.findall(r"^targetsweep (.+)$", text, re.MULTILINE)
+    assert len(lines) > 5
+    for line in lines:
+        name = next(n for n in (" ".join(line.split()[:2]), line.split()[0]) if n in known)
+        assert set(re.findall(r"--[a-z-]+", line)) <= set(known[name]), line
