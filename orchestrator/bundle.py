@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from orchestrator import paths
 from orchestrator.bundlefile import Packed, bundle_error, parse_json
 from orchestrator.bundlesnapshots import SHA256, snapshot_fault
-from orchestrator.errors import StoreError
+from orchestrator.errors import DamagedFileError, StoreError
 from orchestrator.identity import canonical, from_canonical, kind_of, run_key
 from orchestrator.metricsfile import read_metrics
 from orchestrator.store import Store
@@ -83,27 +83,35 @@ class RunRecord:
 # -- from a store -------------------------------------------------------------------------------
 
 
-def read_record(store: Store, name: str) -> RunRecord | None:
+def read_record(
+    store: Store, name: str, damaged: list[DamagedFileError] | None = None
+) -> RunRecord | None:
     """The run as the store has it; None when nothing says what it is. A damaged result, snapshot or
-    metrics file counts as absent, as everywhere."""
+    metrics file counts as absent, as everywhere, and is added to `damaged`; a result without its
+    rows is none. Raises StoreError for a file that is there and cannot be read now."""
+    damaged = [] if damaged is None else damaged
+    run = _json(store, paths.run_json(name), damaged)
     try:
-        run = _json(store, paths.run_json(name))
         spec = from_canonical(run["spec"]) if run else None
-    except (StoreError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return None
     if run is None or spec is None or run_key(spec) != run.get("key"):
         return None
     state = _last_state(store, name)  # before the rows, which are saved before a state
+    table = _read_table(store, name, damaged)
+    result = _json(store, paths.result(name), damaged)
+    if any(error.rel == paths.metrics(name) for error in damaged):
+        result = None
     record = RunRecord(
         name=name,
         key=run["key"],
         kind=kind_of(spec),
         spec=canonical(spec),
         label=str(run.get("label", "")),
-        request=_json(store, paths.request_json(name)),
-        result=_json(store, paths.result(name)),
+        request=_json(store, paths.request_json(name), damaged),
+        result=result,
         snapshots={},
-        table=_read_table(store, name),
+        table=table,
     )
     files = store.list(paths.snapshots_dir(name))
     snapshots = {
@@ -111,7 +119,7 @@ def read_record(store: Store, name: str) -> RunRecord | None:
         for file in files
         if file.startswith("acc-")
         and file.endswith(".json")
-        and (content := _json(store, f"{paths.snapshots_dir(name)}/{file}"))
+        and (content := _json(store, f"{paths.snapshots_dir(name)}/{file}", damaged))
     }
     sound = {
         preset: one
@@ -133,17 +141,19 @@ def _last_state(store: Store, name: str) -> dict[str, Any] | None:
     return {"step": max(steps)} if steps else None
 
 
-def _json(store: Store, rel: str) -> dict[str, Any] | None:
+def _json(store: Store, rel: str, damaged: list[DamagedFileError]) -> dict[str, Any] | None:
     try:
         return store.read_json(rel)
-    except StoreError:
+    except DamagedFileError as error:
+        damaged.append(error)
         return None
 
 
-def _read_table(store: Store, name: str) -> pa.Table | None:
+def _read_table(store: Store, name: str, damaged: list[DamagedFileError]) -> pa.Table | None:
     try:
         table = read_metrics(store, name)
-    except StoreError:
+    except DamagedFileError as error:
+        damaged.append(error)
         return None
     if table is None or not len(table) or not _are_rows(table):
         return None

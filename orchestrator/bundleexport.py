@@ -185,11 +185,11 @@ class _Search:
         if record is None or (record.result is None and self._store.exists(paths.result(name))):
             self.damaged.append(name)
             return None
-        if record.result is None and not record.snapshots:
-            if not self._with_states or record.state is None:
+        settled = _settled(record, with_state=self._with_states)
+        if settled.result is None and not settled.snapshots:
+            if not self._with_states or settled.state is None:
                 self.left_out += 1
                 return None
-        settled = _settled(record, with_state=self._with_states)
         self.records.append(settled)
         return settled
 
@@ -242,12 +242,14 @@ def _targets_of(there: Iterable[str], found: Iterable[RunRecord]) -> set[str]:
 
 def _settled(record: RunRecord, *, with_state: bool) -> RunRecord:
     """Portable, and without rows beyond the result of a run that is being extended now, and beyond
-    the state from which it goes on elsewhere."""
+    the state from which it goes on elsewhere; a state before every row is of no use."""
     if record.kind == "teacher" or record.table is None:
         return portable(record)
     state = int(record.state["step"]) if with_state and record.state is not None else 0
     last = max(int((record.result or {}).get("horizon", 0)), state)
     table = record.table.filter(pc.less_equal(record.table["step"], last))
+    if not len(table):
+        return portable(replace(record, table=None, state=None))
     return portable(replace(record, table=table))
 
 

@@ -27,10 +27,12 @@ __all__ = [
     "Member",
     "Packed",
     "bundle_error",
+    "check_zip",
     "is_free",
     "parse_json",
     "read_pack",
     "write_pack",
+    "zip_place",
 ]
 
 _PLAIN, _WITH_WEIGHTS = 1, 2
@@ -98,7 +100,7 @@ def write_pack(out: str, files: Mapping[str, Member], about: Mapping[str, Any]) 
     }
     members = _Members(files, stated)
     if out.endswith(".zip"):
-        _write_zip(Path(out).expanduser(), members)
+        _write_zip(out, members)
     else:
         _write_folder(out, members)
     return members.digest
@@ -139,10 +141,10 @@ def _write_folder(out: str, members: _Members) -> None:
     place.delete_tree(_STAGED)
     for name, data in members:
         place.write_bytes(f"{_STAGED}/{name}", data)
+    before = _stated(place.root)
     place.delete(MANIFEST)  # a folder without one is no bundle
-    for name in place.list():
-        if _MEMBER.fullmatch(name) and name not in members.names:
-            place.delete(name)
+    for name in before - members.names:
+        place.delete(name)
     for name in (*sorted(members.names), MANIFEST):
         place.move(f"{_STAGED}/{name}", name)
     place.delete_tree(_STAGED)
@@ -156,12 +158,37 @@ def is_free(folder: Path) -> bool:
     if not folder.is_dir():
         raise UserError(f"{folder} is a file", "give a folder, or a name ending in .zip")
     there = {path.name for path in folder.iterdir()}
-    return not there or bool(there & {MANIFEST, _STAGED})
+    return not there or _STAGED in there or bool(_stated(folder))
 
 
-def _write_zip(out: Path, members: _Members) -> None:
-    if out.exists() and not zipfile.is_zipfile(out):
-        raise UserError(f"{out} is there and is no bundle", "give --out another name")
+def _stated(folder: Path) -> set[str]:
+    """Files that the folder's manifest names; none where that is not one of ours."""
+    try:
+        manifest = parse_json((folder / MANIFEST).read_bytes())
+        names = {*manifest["files"]} if {"format", "semantics"} <= manifest.keys() else set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+    return {name for name in names if _MEMBER.fullmatch(name)}
+
+
+def zip_place(place: str) -> tuple[Store, str]:
+    """Folder or bucket of a .zip file, and its name there."""
+    if "://" in place:
+        parent, _, name = place.rpartition("/")
+        return Store(parent), name
+    path = Path(place).expanduser().absolute()
+    return Store(path.parent), path.name
+
+
+def check_zip(place: str) -> None:
+    """Raises UserError where a file is that is no zip."""
+    store, name = zip_place(place)
+    if store.exists(name) and not zipfile.is_zipfile(store.local(name)):
+        raise UserError(f"{place} is there and is no bundle", "give another name")
+
+
+def _write_zip(out: str, members: _Members) -> None:
+    check_zip(out)
 
     def fill(stream: BinaryIO) -> None:
         with zipfile.ZipFile(stream, "w") as archive:
@@ -171,7 +198,8 @@ def _write_zip(out: Path, members: _Members) -> None:
                 info.external_attr = 0o644 << 16
                 archive.writestr(info, data)
 
-    Store(out.absolute().parent).write_stream(out.name, fill)
+    store, name = zip_place(out)
+    store.write_stream(name, fill)
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -255,8 +283,9 @@ def _folder_reader(place: str) -> Callable[[str], bytes]:
 
 def _zip_reader(place: str) -> Callable[[str], bytes]:
     try:
-        archive = zipfile.ZipFile(Path(place).expanduser())
-    except (OSError, zipfile.BadZipFile) as error:
+        store, name = zip_place(place)
+        archive = zipfile.ZipFile(store.local(name))
+    except (OSError, StoreError, zipfile.BadZipFile) as error:
         raise bundle_error(place, f"it is no zip file ({error})") from error
 
     def read(name: str) -> bytes:

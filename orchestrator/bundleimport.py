@@ -24,6 +24,7 @@ from orchestrator.bundlemerge import Merged, merge, merge_plans
 from orchestrator.bundlesnapshots import forms
 from orchestrator.bundleweights import decoded, state_fault, weights_fault
 from orchestrator.damage import refuse_unsealed
+from orchestrator.errors import DamagedFileError
 from orchestrator.lease import Lease
 from orchestrator.store import Store
 
@@ -88,9 +89,11 @@ def _import(
     kin = _kin(store, records)
 
     def one(record: RunRecord) -> Merged:
-        ours = read_record(store, record.name) if record.name in there else None
+        damaged: list[DamagedFileError] = []
+        ours = read_record(store, record.name, damaged) if record.name in there else None
         merged = merge(ours, record, kin)
         if merged.action in ("new", "grown"):
+            done.notes += [_set_aside(store, error) for error in damaged]
             _write(store, ours, merged, record, packed)
         return merged
 
@@ -104,6 +107,12 @@ def _import(
     for name, theirs in sorted(plans.items()):
         done.notes += _import_plan(store, name, theirs)
     return done
+
+
+def _set_aside(store: Store, error: DamagedFileError) -> str:
+    """Before anything takes its place."""
+    kept = store.set_aside(error.rel, error.reason)
+    return f"damaged: {error.rel} ({error.reason}), set aside as {kept}"
 
 
 def _count(done: Imported, records: Sequence[RunRecord], found: Iterable[Merged]) -> None:
@@ -204,7 +213,11 @@ def _remember(store: Store, merged: Merged, theirs: RunRecord, packed: Packed) -
     """imported.json: which bundles brought parts of the run, and on what those were trained;
     result.json tells only the last attempt's machine, which may later be this one."""
     rel = paths.imported_json(theirs.name)
-    before = (store.read_json(rel) or {}).get("bundles", [])
+    try:
+        before = (store.read_json(rel) or {}).get("bundles", [])
+    except DamagedFileError as error:
+        _set_aside(store, error)
+        before = []
     entry = {
         "bundle": packed.digest,
         "created": packed.manifest.get("created"),

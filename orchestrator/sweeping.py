@@ -157,17 +157,20 @@ def _publish(
     sweeps: Sequence[Sweep],
     has_time: Callable[[], bool],
     export: BundleExport | None,
-) -> list[StoreError]:
-    """What kept reports from being written. The bundle comes first: it may be all that leaves a
-    machine which is about to be taken away."""
+) -> list[UserError]:
+    """What kept the bundle or reports from being written. The bundle comes first: it may be all
+    that leaves a machine which is about to be taken away."""
     store, console = driving.store, driving.console
+    unwritten: list[UserError] = []
     if export is not None:
-        export_so_far(console, store, export, [sweep.name for sweep in sweeps])
+        failed = export_so_far(console, store, export, [sweep.name for sweep in sweeps])
+        unwritten += [failed] if failed is not None else []
     from orchestrator.publishing import publish_all  # tables and figures cost two seconds
 
-    return publish_all(
+    unwritten += publish_all(
         sweeps, store, console, driving.tracking_uri, is_free=driving.is_free, has_time=has_time
     )
+    return unwritten
 
 
 def _check_all(

@@ -17,7 +17,7 @@ from orchestrator import publishing, sweeping
 from orchestrator.asked import Asked
 from orchestrator.bundling import BundleExport
 from orchestrator.driver import DriveOptions
-from orchestrator.errors import StoreError
+from orchestrator.errors import StoreError, TargetsweepError, UserError
 from orchestrator.following import ClusterLostError
 from orchestrator.lease import holder
 from orchestrator.store import Store
@@ -153,3 +153,23 @@ def test_what_was_finished_is_exported_first_and_reported_whatever_ends_the_driv
         )  # fmt: skip
     assert done == ["bundle", "reports"]
     assert holder(store) is None
+
+
+def test_a_bundle_that_was_not_written_keeps_the_exit_status_from_being_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = UserError("cannot write b: No space left on device")
+    monkeypatch.setattr(sweeping, "_train", lambda *words: (words[1], None))
+    monkeypatch.setattr(sweeping, "_prepare", lambda *arguments: False)
+    monkeypatch.setattr(sweeping, "export_so_far", lambda *words: error)
+    monkeypatch.setattr(publishing, "publish_all", lambda *words, **options: [])
+    monkeypatch.setattr(sweeping, "conclude", lambda *words: None)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY + "grids: [{axes: {strategy: [B], teacher.accuracy: [30]}}]\n")
+    with pytest.raises(TargetsweepError, match="No space left") as caught:
+        sweeping.run_sweeps(
+            Asked(files=[str(file)]), Store(tmp_path / "store"), DriveOptions(),
+            Console(file=io.StringIO()), tracking_uri=None,
+            export=BundleExport(str(tmp_path / "bundle")),
+        )  # fmt: skip
+    assert caught.value.exit_status == 1
