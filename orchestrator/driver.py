@@ -103,20 +103,22 @@ def drive(
     listeners: Sequence[Listener] = (),
     lost: threading.Event | None = None,
     limit: Limit | None = None,
+    driver: str | None = None,
 ) -> Outcome:
     """Runs what is left of a plan, as far as needs are or become met, or until the limit of its
-    time. lost: once set, the store is another driver's, and nothing more is begun.
+    time. lost: once set, the store is another driver's, and nothing more is begun. driver: the
+    lease's id; None is whoever holds the store.
 
     Raises ClusterLostError when the cluster's head is gone; what was saved is in the store.
     """
-    driver = driver_of(store)
+    driver = driver_of(store) if driver is None else driver
     forget_others(store, driver)
     check_options(options)
     is_shared = options.ray_address is not None
     with (
         beginning() as check_interrupted,
         connect(options.ray_address, _local_slots(options)),
-        _scratch(store) as (local, shared),
+        _scratch(store, driver) as (local, shared),
     ):
         survive_memory_monitor()
         view = ClusterView(partial(read_cluster, is_shared=is_shared))
@@ -350,6 +352,7 @@ def _capacity(view: ClusterView, options: DriveOptions) -> tuple[bool, Capacity]
 # -- scratch and signals ---------------------------------------------------------------------------
 
 _SCRATCH = "targetsweep-driver-"
+_SHARED = ".ray"
 
 
 def _sweep_scratch() -> None:
@@ -361,20 +364,20 @@ def _sweep_scratch() -> None:
 
 
 @contextmanager
-def _scratch(store: Store) -> Iterator[tuple[str, str]]:
+def _scratch(store: Store, driver: str) -> Iterator[tuple[str, str]]:
     """Folders for what Tune and Train insist on writing: Tune's here, Train's where all nodes see
     it. Nothing in them is needed again."""
     _sweep_scratch()
     local = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
-    shared = child_uri(store.uri, ".ray")
-    if store.is_local:
-        shutil.rmtree(shared, ignore_errors=True)  # a killed driver's
+    own = f"{_SHARED}/{driver or 'nobody'}"
+    with suppress(StoreError):
+        store.delete_tree(_SHARED)  # a killed driver's
     try:
-        yield local, shared
+        yield local, child_uri(store.uri, own)
     finally:
         shutil.rmtree(local, ignore_errors=True)
-        if store.is_local:
-            shutil.rmtree(shared, ignore_errors=True)
+        with suppress(StoreError):
+            store.delete_tree(own)  # of a driver that took the store over nothing
 
 
 def _stop_asked(conductor: Conductor, progress: Progress, interrupted: list[int]) -> None:

@@ -3,8 +3,8 @@
 `lease.json` says who drives. Whether the holder still lives is asked, in this order:
 
 1. same host, same boot, same process-id namespace: the kernel knows (process id and start time);
-2. same host, another boot: the holder died with the machine;
-3. another host or container: the holder renews `counter` every 5 s; unchanged for 15 s is dead.
+2. another host, container or boot: the holder renews `counter` every 5 s; unchanged for 15 s is
+   dead. A name is no proof of a machine: clones have one, and so have all that are `localhost`.
 
 A lock file (flock) makes look-then-take one step on a local store. On an object store the lease is
 advisory, since pyarrow cannot write "only if nothing is there": whoever took it looks again after a
@@ -40,6 +40,8 @@ __all__ = ["HEARTBEAT_S", "Holder", "Lease", "holder"]
 
 HEARTBEAT_S = 5.0
 _MISSED_BEATS = 3
+_LAST_BEAT_S = 10.0
+"""How long the end waits for a beat on its way: on a hung mount it never comes back."""
 _SETTLING = 0.2
 """Of a heartbeat: how long after taking a remote store's lease its taker looks again."""
 
@@ -72,14 +74,10 @@ class Holder:
         return other is not None and dataclasses.replace(other, counter=self.counter) == self
 
     def is_gone(self) -> bool | None:
-        """True or False where this machine can tell, None for another host or container."""
+        """True or False where this machine can tell, None for another host, container or boot."""
         if self.host != socket.gethostname():
             return None
-        boot, _, namespace = self.boot_id.partition(" ")
-        own_boot, _, own_namespace = _boot_id().partition(" ")
-        if boot != own_boot:
-            return True
-        if namespace != own_namespace:
+        if self.boot_id != _boot_id():
             return None
         started = _process_started(self.pid)
         return started is None or abs(started - self.process_started) > 0.5
@@ -121,6 +119,11 @@ class Lease:
         self._thread.start()
         return self
 
+    @property
+    def id(self) -> str:
+        """`Holder.id` of this holding, whoever's lease lies in the store."""
+        return self._mine.id
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -129,7 +132,7 @@ class Lease:
     ) -> None:
         self._released.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_LAST_BEAT_S)
         # A store that became unreadable must not hide the error that brought us here.
         try:
             with _exclusive(self._store):

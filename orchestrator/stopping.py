@@ -22,6 +22,9 @@ __all__ = ["ask_to_stop", "driver_of", "forget_others", "watching"]
 _LOOK_S = {True: 0.5, False: 2.0}
 """Seconds between looks, by whether the store is local."""
 
+_LAST_LOOK_S = 10.0
+"""How long the end waits for a look on its way: on a hung mount it never comes back."""
+
 
 def driver_of(store: Store) -> str:
     """The id of who holds the store's lease, "" when nobody does."""
@@ -64,7 +67,7 @@ def watching(store: Store, driver: str, stop: Callable[[], None]) -> Iterator[No
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(_LAST_LOOK_S)
 
 
 def _is_asked(store: Store, driver: str) -> bool:

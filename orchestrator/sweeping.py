@@ -267,8 +267,9 @@ class _Driving:
             listeners.append(self.metrics)
         try:
             outcome = drive(
-                plan, store, self.options, progress, listeners, lost=lost, limit=self.limit
-            )
+                plan, store, self.options, progress, listeners, lost=lost, limit=self.limit,
+                driver=self.lease.id,
+            )  # fmt: skip
         finally:
             self.is_free = tracking is not None and tracking.close(_patience_s(self.limit))
         if self.limit is not None:  # getting ready for the students begins here

@@ -157,18 +157,15 @@ def test_a_reused_process_id_is_not_the_holder(store: Store) -> None:
         pass
 
 
-def test_another_boot_of_this_host_is_stale(store: Store) -> None:
-    plant(store, boot_id="00000000-0000-0000-0000-000000000000 pid:[1]")
-    assert holder(store) is None
-    with take(store):
-        pass
-
-
-@pytest.mark.parametrize("elsewhere", ["host", "container"])
+@pytest.mark.parametrize("elsewhere", ["host", "container", "boot"])
 def test_a_silent_holder_elsewhere_is_stale_after_three_beats(store: Store, elsewhere: str) -> None:
     boot = lease_module._boot_id().split()[0]
-    away = {"host": "other"} if elsewhere == "host" else {"boot_id": f"{boot} pid:[1]"}
-    plant(store, **away)
+    away = {
+        "host": {"host": "other"},
+        "container": {"boot_id": f"{boot} pid:[1]"},
+        "boot": {"boot_id": "00000000-0000-0000-0000-000000000000 pid:[1]"},  # or a clone's
+    }
+    plant(store, **away[elsewhere])
     assert holder(store) is not None  # `status` cannot know yet
     with take(store):
         found = holder(store)
