@@ -33,8 +33,8 @@ class RunStates:
 
     def of(self, plan: Mapping[str, Any]) -> dict[str, str]:
         """The students and probes of a plan, and the teachers and students behind them: each done,
-        begun, failed, blocked (by one that failed to give what it waits for) or to do; soft targets
-        and scores that failed are among them."""
+        begun, shorter (complete, but not as far as is asked), failed, blocked (by one that failed
+        to give what it waits for) or to do; soft targets and scores that failed are among them."""
         horizons: dict[str, int] = {}
         tokens: dict[str, str] = {}
         probed: dict[str, str] = {}
@@ -60,7 +60,7 @@ class RunStates:
             else:
                 is_lost = tokens.get(run) in lost
             state = self._runs[run].state(horizon)
-            states[run] = "blocked" if is_lost and state in ("begun", "to do") else state
+            states[run] = "blocked" if is_lost and state not in ("done", "failed") else state
         return states
 
     def _read(self, horizons: Mapping[str, int]) -> None:
@@ -128,7 +128,9 @@ class _Run:
             return "done"
         if self.has_failed:
             return "failed"
-        return "begun" if self.has_begun else "to do"
+        if self.has_begun:
+            return "begun"
+        return "shorter" if result.get("status") == "complete" else "to do"
 
     def teacher_state(self, presets: Collection[str]) -> tuple[str, set[str]]:
         """Its state, and the presets that will not come unless it is tried again."""

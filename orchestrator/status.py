@@ -81,7 +81,7 @@ def _show_running(console: Console, store: Store) -> None:
         console.print()
 
 
-_COLUMNS = ("runs", "done", "begun", "failed", "blocked", "to do")
+_COLUMNS = ("runs", "done", "begun", "shorter", "failed", "blocked", "to do")
 
 
 def _with_members(store: Store, name: str) -> dict[str, Any]:
