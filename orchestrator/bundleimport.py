@@ -91,6 +91,11 @@ def _import(
     def one(record: RunRecord) -> Merged:
         damaged: list[DamagedFileError] = []
         ours = read_record(store, record.name, damaged) if record.name in there else None
+        if any(error.rel == paths.run_json(record.name) for error in damaged):
+            # What it says follows from the run's key; with it the run's other files are read.
+            done.notes += [_set_aside(store, error) for error in damaged]
+            store.write_json(paths.run_json(record.name), record.run_json)
+            ours = read_record(store, record.name, damaged := [])
         merged = merge(ours, record, kin)
         if merged.action in ("new", "grown"):
             done.notes += [_set_aside(store, error) for error in damaged]

@@ -84,6 +84,18 @@ def test_damage_is_set_aside_before_anything_takes_its_place(tmp_path: Path) -> 
     assert record.result["horizon"] == 10  # no more than its rows say
 
 
+def test_a_damaged_description_costs_no_rows(tmp_path: Path) -> None:
+    store = copy_of(reference(), tmp_path / "ours")
+    shorter = bent(reference_bundle(), tmp_path / "shorter", lambda one: shortened(one, 10))
+    name = names(store, "student")[0]
+    whole = read_record(store, name)
+    store.write_bytes(paths.run_json(name), b"{")
+    done = bring(store, shorter)
+    assert done.runs == {"same": 8}
+    assert read_record(store, name) == whole
+    assert len(store.list(paths.damaged_dir())) == 1
+
+
 def test_a_damaged_list_of_bundles_stops_no_import(tmp_path: Path) -> None:
     store = Store(tmp_path / "ours")
     shorter = bent(reference_bundle(), tmp_path / "shorter", lambda one: shortened(one, 10))
