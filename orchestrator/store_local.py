@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -15,6 +16,7 @@ from typing import BinaryIO
 import psutil
 
 from orchestrator import clock
+from orchestrator.boot import boot_id
 
 __all__ = ["LocalBackend", "is_abandoned", "replace_file", "temporary_name"]
 
@@ -127,7 +129,12 @@ class LocalBackend:
 
 def temporary_name() -> str:
     """Unique among all writers, and says who may still be writing it."""
-    return f".ts-{socket.gethostname()}~{os.getpid()}~{secrets.token_hex(4)}.tmp"
+    return f".ts-{_here()}~{os.getpid()}~{secrets.token_hex(4)}.tmp"
+
+
+def _here() -> str:
+    """Where the process ids of this process' names hold: a host's name alone is no proof of it."""
+    return f"{socket.gethostname()}-{hashlib.sha256(boot_id().encode()).hexdigest()[:8]}"
 
 
 def replace_file(target: Path, fill: Callable[[BinaryIO], object]) -> None:
@@ -165,11 +172,11 @@ def _is_dead(path: Path) -> bool:
 
 
 def is_abandoned(name: str, written_s: float) -> bool:
-    """Whether a file's name is that of a temporary whose writer is gone; on other hosts nobody can
-    tell, so only an old one. written_s: seconds since the epoch."""
+    """Whether a file's name is that of a temporary whose writer is gone; of another host, container
+    or boot nobody can tell, so only an old one. written_s: seconds since the epoch."""
     match = _TEMPORARY.fullmatch(name)
     if match is None:
         return False
-    if match["host"] == socket.gethostname() and not psutil.pid_exists(int(match["pid"])):
+    if match["host"] == _here() and not psutil.pid_exists(int(match["pid"])):
         return True
     return clock.now_s() - written_s > _OLD_S

@@ -81,7 +81,11 @@ class RemoteBackend:
             raise FileNotFoundError(2, "No such file or folder", rel)
         if info.type == fs.FileType.File:
             return self._fetch(rel, info, compare=True)
-        inner = [one for one in self._infos(rel, recursive=True) if one.type == fs.FileType.File]
+        inner = [
+            one
+            for one in self._infos(rel, recursive=True)
+            if one.type == fs.FileType.File and not one.base_name.startswith(".")
+        ]
         compare = sum(one.size or 0 for one in inner) <= _COMPARED_BYTES
         names = [one.path[len(self._base) :].strip("/") for one in inner]
         with ThreadPoolExecutor(_NUM_READERS) as pool:
@@ -176,9 +180,8 @@ class RemoteBackend:
             with self._fs.open_output_stream(path) as stream:
                 yield stream
             return
-        folder, slash, _ = path.rpartition("/")
-        temporary = f"{folder}{slash}{temporary_name()}"
-        if folder:
+        temporary = _beside(path)
+        if folder := path.rpartition("/")[0]:
             self._fs.create_dir(folder, recursive=True)
         try:
             with self._fs.open_output_stream(temporary) as stream:
@@ -190,14 +193,22 @@ class RemoteBackend:
             raise
 
     def _rename(self, temporary: str, path: str) -> None:
-        """HDFS renames over nothing that is there."""
+        """HDFS renames over nothing that is there: what is there goes aside, and comes back where
+        that helped nothing."""
         try:
             self._fs.move(temporary, path)
         except OSError:
             if self._fs.get_file_info(path).type == fs.FileType.NotFound:
                 raise
-            self._fs.delete_file(path)
-            self._fs.move(temporary, path)
+            aside = _beside(path)
+            self._fs.move(path, aside)
+            try:
+                self._fs.move(temporary, path)
+            except OSError:
+                self._fs.move(aside, path)
+                raise
+            with suppress(OSError):
+                self._fs.delete_file(aside)
 
     def _copy(self, original: BinaryIO, stream: Any, rel: str) -> None:
         """pyarrow's streams cannot abort: even their destructor completes the object. So when the
@@ -232,6 +243,11 @@ class RemoteBackend:
             if stream.tell() == size and (before is None or self._version(rel) == before):
                 return before or stamp
         raise OSError(f"{rel} is replaced faster than it can be read")
+
+
+def _beside(path: str) -> str:
+    folder, slash, _ = path.rpartition("/")
+    return f"{folder}{slash}{temporary_name()}"
 
 
 class _SourceError(Exception):

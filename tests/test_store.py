@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 import pytest
 from pyarrow import fs
 
-from orchestrator import paths
+from orchestrator import paths, store_local
 from orchestrator.errors import DamagedFileError, StoreError
 from orchestrator.store import Store
 from orchestrator.store_local import temporary_name
@@ -275,6 +276,21 @@ class TestLocal:
         os.utime(mine, (0, 0))
         assert store.sweep_temporaries() == [mine.name]
 
+    def test_a_writer_of_another_container_is_not_swept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has this host's name, and its process ids mean nothing here."""
+        code = "from orchestrator.store_local import temporary_name; print(temporary_name())"
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(store_local, "boot_id", lambda: "another pid:[1]")
+            elsewhere.setattr(os, "getpid", lambda: 2**22 + 1)  # no such process
+            theirs = tmp_path / temporary_name()
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        ended = tmp_path / done.stdout.decode().strip()
+        for path in (theirs, ended):
+            path.write_bytes(b"being written")
+        assert Store(tmp_path).sweep_temporaries() == [ended.name]
+
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_a_folder_without_permission(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o500)
@@ -360,6 +376,21 @@ class TestRemote:
         with pytest.raises(StoreError, match="t/a"):
             Store("mock://bucket/x").local("t/a")
 
+    def test_local_where_a_home_knows_no_locks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unlocked(stream: BinaryIO, operation: int) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", unlocked)
+        store = Store("mock://bucket/x")
+        store.write_bytes("t/a", b"1")
+        assert store.local("t/a").read_bytes() == b"1"
+
+    def test_local_of_a_folder_that_somebody_writes_in(self) -> None:
+        store = Store("mock://bucket/x")
+        store.write_bytes("t/a", b"1")
+        store.write_bytes(f"t/{temporary_name()}", b"half")
+        assert sorted(os.listdir(store.local("t"))) == [".a.copy.json", ".a.lock", "a"]
+
     def test_a_folder_is_set_aside_with_all_that_is_in_it(self) -> None:
         store = Store("mock://bucket/x")
         for name in ("meta.json", "shards/0.bin"):
@@ -403,14 +434,19 @@ class TestRemote:
                 return getattr(real, name)
 
             def move(self, source: str, target: str) -> None:
-                if real.get_file_info(target).type != fs.FileType.NotFound:
+                is_there = real.get_file_info(target).type != fs.FileType.NotFound
+                if is_there or real.open_input_file(source).read() == b"stays":
                     raise OSError("rename failed")
                 real.move(source, target)
 
         monkeypatch.setattr(store._backend, "_fs", LikeHdfs())
         for data in (b"old", b"new"):
-            store.write_bytes("a", data)
-            assert store.read_bytes("a") == data
+            store.write_bytes("runs/a", data)
+            assert store.read_bytes("runs/a") == data
+        with pytest.raises(StoreError, match="rename failed"):
+            store.write_bytes("runs/a", b"stays")
+        assert store.read_bytes("runs/a") == b"new"
+        assert list(store._backend.stamps("runs")) == ["a"]
 
     def test_a_failed_write_leaves_no_half_object(self, tmp_path: Path) -> None:
         store = Store("mock://bucket/x")
