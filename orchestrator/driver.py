@@ -36,7 +36,7 @@ from orchestrator.rayprocesses import end_process, survive_memory_monitor
 from orchestrator.retry import Failure
 from orchestrator.shapes import refuse_unfit, shape_of
 from orchestrator.sharing import Sharing, most_runs, shipped_table
-from orchestrator.stopping import driver_of, forget_others, watching
+from orchestrator.stopping import forget_others, watching
 from orchestrator.store import Store
 from orchestrator.timebox import Timebox
 from orchestrator.tuning import Tuning, repeating
@@ -103,15 +103,15 @@ def drive(
     listeners: Sequence[Listener] = (),
     lost: threading.Event | None = None,
     limit: Limit | None = None,
-    driver: str | None = None,
+    *,
+    driver: str,
 ) -> Outcome:
     """Runs what is left of a plan, as far as needs are or become met, or until the limit of its
     time. lost: once set, the store is another driver's, and nothing more is begun. driver: the
-    lease's id; None is whoever holds the store.
+    lease's id.
 
     Raises ClusterLostError when the cluster's head is gone; what was saved is in the store.
     """
-    driver = driver_of(store) if driver is None else driver
     forget_others(store, driver)
     check_options(options)
     is_shared = options.ray_address is not None
@@ -369,7 +369,7 @@ def _scratch(store: Store, driver: str) -> Iterator[tuple[str, str]]:
     it. Nothing in them is needed again."""
     _sweep_scratch()
     local = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
-    own = f"{_SHARED}/{driver or 'nobody'}"
+    own = f"{_SHARED}/{driver}"
     with suppress(StoreError):
         store.delete_tree(_SHARED)  # a killed driver's
     try:

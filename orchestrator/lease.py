@@ -32,6 +32,7 @@ from typing import Self
 import psutil
 
 from orchestrator import clock, paths
+from orchestrator.boot import boot_id
 from orchestrator.errors import DamagedFileError, StoreError, StoreInUseError
 from orchestrator.redaction import redact
 from orchestrator.store import Store
@@ -40,6 +41,8 @@ __all__ = ["HEARTBEAT_S", "Holder", "Lease", "holder"]
 
 HEARTBEAT_S = 5.0
 _MISSED_BEATS = 3
+_MISSING_BEATS = 2
+"""Beats in a row that find no lease where ours was: one may fall between a delete and a rename."""
 _LAST_BEAT_S = 10.0
 """How long the end waits for a beat on its way: on a hung mount it never comes back."""
 _SETTLING = 0.2
@@ -77,7 +80,7 @@ class Holder:
         """True or False where this machine can tell, None for another host, container or boot."""
         if self.host != socket.gethostname():
             return None
-        if self.boot_id != _boot_id():
+        if self.boot_id != boot_id():
             return None
         started = _process_started(self.pid)
         return started is None or abs(started - self.process_started) > 0.5
@@ -93,7 +96,8 @@ def holder(store: Store) -> Holder | None:
 class Lease:
     """`with Lease(store, "targetsweep run demo.yaml"): ...`, or StoreInUseError.
 
-    lost: set when somebody else's lease appears in the store; the driver should then stop.
+    lost: set when somebody else's lease appears in the store, or ours is gone, which nobody but its
+    holder deletes: its folder was unmounted, say. The driver should then stop.
     """
 
     def __init__(self, store: Store, command: str, *, heartbeat_s: float = HEARTBEAT_S) -> None:
@@ -102,9 +106,10 @@ class Lease:
         self._heartbeat_s = heartbeat_s
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
+        self._missing = 0
         self._mine = Holder(
             host=socket.gethostname(),
-            boot_id=_boot_id(),
+            boot_id=boot_id(),
             pid=os.getpid(),
             process_started=_process_started(os.getpid()) or 0.0,
             counter=0,
@@ -133,11 +138,14 @@ class Lease:
         self._released.set()
         if self._thread is not None:
             self._thread.join(_LAST_BEAT_S)
+            if self._thread.is_alive():  # it may have the lock; the lease ends with this process
+                return
         # A store that became unreadable must not hide the error that brought us here.
         try:
-            with _exclusive(self._store):
-                if not self._is_anothers():
-                    self._store.delete(paths.lease())
+            if self._found() is not None:
+                with _exclusive(self._store):
+                    if not self._is_anothers():
+                        self._store.delete(paths.lease())
         except StoreError:
             if error is None:
                 raise
@@ -182,6 +190,12 @@ class Lease:
                 return
 
     def _renew(self) -> None:
+        if self._found() is None:  # the lock would make its folder again
+            self._missing += 1
+            if self._missing == _MISSING_BEATS:
+                self.lost.set()
+            return
+        self._missing = 0
         with _exclusive(self._store):
             if self._is_anothers():
                 self.lost.set()
@@ -191,12 +205,16 @@ class Lease:
             self._store.write_json(paths.lease(), asdict(self._mine))
 
     def _is_anothers(self) -> bool:
-        """Whether somebody took over. Nobody can have, where nobody can read what lies there."""
-        try:
-            found = _read(self._store)
-        except _NoLeaseError:
-            return False
+        """Whether somebody took over."""
+        found = self._found()
         return found is not None and not self._mine.is_same(found)
+
+    def _found(self) -> Holder | None:
+        """Ours where nobody can read what lies there: nobody can have taken over then."""
+        try:
+            return _read(self._store)
+        except _NoLeaseError:
+            return self._mine
 
 
 class _NoLeaseError(StoreError):
@@ -234,15 +252,6 @@ def _exclusive(store: Store) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _boot_id() -> str:
-    """Changes with every boot; containers of one boot differ by their process-id namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return f"{psutil.boot_time():.0f}"
 
 
 def _process_started(pid: int) -> float | None:

@@ -14,22 +14,15 @@ from contextlib import contextmanager, suppress
 
 from orchestrator import paths
 from orchestrator.errors import StoreError
-from orchestrator.lease import holder
 from orchestrator.store import Store
 
-__all__ = ["ask_to_stop", "driver_of", "forget_others", "watching"]
+__all__ = ["ask_to_stop", "forget_others", "watching"]
 
 _LOOK_S = {True: 0.5, False: 2.0}
 """Seconds between looks, by whether the store is local."""
 
 _LAST_LOOK_S = 10.0
 """How long the end waits for a look on its way: on a hung mount it never comes back."""
-
-
-def driver_of(store: Store) -> str:
-    """The id of who holds the store's lease, "" when nobody does."""
-    found = holder(store)
-    return "" if found is None else found.id
 
 
 def ask_to_stop(store: Store, driver: str) -> None:

@@ -20,6 +20,7 @@ from pyarrow import fs
 
 from orchestrator import lease as lease_module
 from orchestrator import paths
+from orchestrator.boot import boot_id
 from orchestrator.errors import StoreError, StoreInUseError
 from orchestrator.lease import Holder, Lease, holder
 from orchestrator.store import Store
@@ -85,6 +86,7 @@ def test_taken_and_given_back(store: Store) -> None:
         found = holder(store)
         assert found is not None
         assert (found.pid, found.command) == (os.getpid(), "targetsweep run b.yaml")
+        assert found.id == lease.id
         assert not lease.lost.is_set()
     assert holder(store) is None
     with take(store):
@@ -159,7 +161,7 @@ def test_a_reused_process_id_is_not_the_holder(store: Store) -> None:
 
 @pytest.mark.parametrize("elsewhere", ["host", "container", "boot"])
 def test_a_silent_holder_elsewhere_is_stale_after_three_beats(store: Store, elsewhere: str) -> None:
-    boot = lease_module._boot_id().split()[0]
+    boot = boot_id().split()[0]
     away = {
         "host": {"host": "other"},
         "container": {"boot_id": f"{boot} pid:[1]"},
@@ -211,14 +213,55 @@ def test_a_lost_lease_is_noticed_and_left_alone(store: Store) -> None:
         thief = dataclasses.replace(holder(store) or pytest.fail("no lease"), host="other", pid=1)
         store.write_json(paths.lease(), dataclasses.asdict(thief))
         assert lease.lost.wait(10)
+        assert lease.id != thief.id
     assert thief.is_same(holder(store))
 
 
-def test_a_deleted_lease_file_comes_back(store: Store) -> None:
-    with take(store) as lease:
-        store.delete(paths.lease())
-        while not store.exists(paths.lease()):
-            assert not lease.lost.is_set()
+def test_a_lease_that_vanished_with_its_folder_is_lost(store: Store) -> None:
+    """As when the mount is gone: nothing is written to what lies below."""
+    with Lease(store, "targetsweep run b.yaml", heartbeat_s=60) as lease:
+        store.root.rename(store.root.with_name("unmounted"))
+        lease._renew()
+        assert not lease.lost.is_set()
+        lease._renew()
+        assert lease.lost.is_set()
+    assert not store.root.exists()
+
+
+def test_a_lease_that_one_beat_does_not_see_is_not_lost(store: Store) -> None:
+    """As where a file is replaced by a delete and a rename."""
+    with Lease(store, "targetsweep run b.yaml", heartbeat_s=60) as lease:
+        for beat in (1, 2, 3):
+            lies = store.read_bytes(paths.lease())
+            store.delete(paths.lease())
+            lease._renew()
+            store.write_bytes(paths.lease(), lies)
+            lease._renew()
+            found = holder(store)
+            assert found is not None
+            assert found.counter == beat
+        assert not lease.lost.is_set()
+
+
+def test_the_end_waits_for_no_hung_mount(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for the beat that hangs, nor for the lock that it may have."""
+    monkeypatch.setattr(lease_module, "_LAST_BEAT_S", 0.01)
+    hanging, answers = threading.Event(), threading.Event()
+    write = store.write_json
+
+    def hang(rel: str, content: dict[str, Any]) -> None:
+        if content["counter"]:
+            hanging.set()
+            assert answers.wait(60)
+        write(rel, content)
+
+    monkeypatch.setattr(store, "write_json", hang)
+    try:
+        with take(store):
+            assert hanging.wait(60)
+        assert not answers.is_set()
+    finally:
+        answers.set()
 
 
 def test_works_on_an_object_store() -> None:

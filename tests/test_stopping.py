@@ -14,11 +14,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from orchestrator import cli, paths, stopcommand
+from orchestrator import cli, paths, stopcommand, stopping
 from orchestrator.errors import TargetsweepError, UserError
 from orchestrator.jobrecord import JobRecord
 from orchestrator.lease import Lease, holder
-from orchestrator.stopping import ask_to_stop, driver_of, forget_others, watching
+from orchestrator.stopping import ask_to_stop, forget_others, watching
 from orchestrator.store import Store
 from tests.job_server import job_server
 
@@ -45,16 +45,15 @@ def driving(store: Store, command: str = RUN) -> Iterator[threading.Event]:
     asked, ended, taken = threading.Event(), threading.Event(), threading.Event()
 
     def drive() -> None:
-        with Lease(store, command, heartbeat_s=0.05):
-            driver = driver_of(store)
-            forget_others(store, driver)
+        with Lease(store, command, heartbeat_s=0.05) as lease:
+            forget_others(store, lease.id)
             taken.set()
 
             def stop() -> None:
                 asked.set()
                 ended.set()
 
-            with watching(store, driver, stop):
+            with watching(store, lease.id, stop):
                 ended.wait(60)
 
     thread = threading.Thread(target=drive)
@@ -65,6 +64,12 @@ def driving(store: Store, command: str = RUN) -> Iterator[threading.Event]:
     finally:
         ended.set()
         thread.join()
+
+
+def driver_of(store: Store) -> str:
+    found = holder(store)
+    assert found is not None
+    return found.id
 
 
 def flags(store: Store) -> list[str]:
@@ -84,23 +89,41 @@ def test_a_flag_is_for_one_driver(store: Store) -> None:
 
 
 def test_a_flag_that_comes_before_the_first_look_counts(store: Store) -> None:
-    with Lease(store, RUN):
-        driver = driver_of(store)
-        ask_to_stop(store, driver)
-        forget_others(store, driver)
+    with Lease(store, RUN) as lease:
+        ask_to_stop(store, lease.id)
+        forget_others(store, lease.id)
         heard: list[str] = []
-        with watching(store, driver, lambda: heard.append("stop")):
+        with watching(store, lease.id, lambda: heard.append("stop")):
             assert heard == ["stop"]
         assert heard == ["stop"]
 
 
 def test_two_holdings_of_one_process_have_names_of_their_own(store: Store) -> None:
-    with Lease(store, RUN):
-        first = driver_of(store)
-        assert first == driver_of(store) != ""
-    assert driver_of(store) == ""
-    with Lease(store, RUN):
-        assert driver_of(store) not in ("", first)
+    with Lease(store, RUN) as first:
+        assert first.id == driver_of(store) != ""
+    assert holder(store) is None
+    with Lease(store, RUN) as second:
+        assert driver_of(store) == second.id != first.id
+
+
+def test_the_end_waits_for_no_hung_mount(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "_LAST_LOOK_S", 0.01)
+    monkeypatch.setattr(stopping, "_LOOK_S", {True: 0.01})
+    hanging, answers = threading.Event(), threading.Event()
+
+    def looked(store: Store, driver: str) -> bool:
+        if threading.current_thread() is not threading.main_thread():
+            hanging.set()
+            assert answers.wait(60)
+        return False
+
+    monkeypatch.setattr(stopping, "_is_asked", looked)
+    try:
+        with watching(store, "0123456789abcdef", lambda: None):
+            assert hanging.wait(60)
+        assert not answers.is_set()
+    finally:
+        answers.set()
 
 
 # -- the command -----------------------------------------------------------------------------------
