@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from tracking_helpers import STEPS, SWEEP, Seen, new_store, write_plan, write_run
 
-from orchestrator import publishing, sweeping
+from orchestrator import driver, publishing, sweeping
 from orchestrator.asked import Asked
 from orchestrator.bundling import BundleExport
 from orchestrator.driver import DriveOptions
@@ -173,3 +173,13 @@ def test_a_bundle_that_was_not_written_keeps_the_exit_status_from_being_0(
             export=BundleExport(str(tmp_path / "bundle")),
         )  # fmt: skip
     assert caught.value.exit_status == 1
+
+
+def test_scratch_in_a_bucket_goes_at_the_end() -> None:
+    store = Store("mock://bucket/x")
+    store.write_bytes(".ray/killed/state", b"")
+    with driver._scratch(store, "mine") as (_, shared):
+        assert not store.exists(".ray/killed")
+        assert shared == f"{store.uri}/.ray/mine"
+        store.write_bytes(".ray/mine/state", b"")
+    assert not store.exists(".ray/mine")
