@@ -116,7 +116,8 @@ def measure_driver(runs: int, slots: int, start: int) -> dict[str, Any]:
         plan = plan_of(Path(folder), runs)
         gauge = Gauge(max(1, runs // 12))
         progress = Progress(Console(file=sys.stderr, quiet=True), done_before=0)
-        outcome = drive(plan, store, DriveOptions(concurrency=slots), progress, [gauge])
+        options = DriveOptions(concurrency=slots)
+        outcome = drive(plan, store, options, progress, [gauge], driver="benchmark")
         assert not outcome.failed, outcome
         assert not outcome.left, outcome
         late = [row for row in gauge.rows if row["runs"] >= start]

@@ -189,7 +189,8 @@ def main() -> None:
         plan = plan_of(Path(folder), arguments.narrow, arguments.wide)
         progress = Progress(Console(file=sys.stderr, quiet=True), done_before=0)
         options = DriveOptions(concurrency=arguments.slots)
-        outcome = drive(plan, Store(Path(folder) / "store"), options, progress, [watch])
+        store = Store(Path(folder) / "store")
+        outcome = drive(plan, store, options, progress, [watch], driver="benchmark")
         watch.look()
     found = judge(watch, arguments.slots) | {"left": outcome.left, "load_before": round(load, 1)}
     print(json.dumps(found, indent=2))

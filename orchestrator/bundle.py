@@ -97,9 +97,9 @@ def read_record(
         return None
     if run is None or spec is None or run_key(spec) != run.get("key"):
         return None
-    state = _last_state(store, name)  # before the rows, which are saved before a state
+    # Both before the rows, which are saved before either: a driver may be at work.
+    state, result = _last_state(store, name), _json(store, paths.result(name), damaged)
     table = _read_table(store, name, damaged)
-    result = _json(store, paths.result(name), damaged)
     if any(error.rel == paths.metrics(name) for error in damaged):
         result = None
     record = RunRecord(

@@ -114,7 +114,7 @@ def _beside(out: str) -> Path | None:
     if not place.is_local:
         return None
     found = place.root.parent
-    while not found.is_dir():
+    while not os.path.isdir(found):  # a Path's own raises where nobody may look
         found = found.parent
     return found if os.access(found, os.W_OK) else None
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from orchestrator.errors import StoreError, UserError
-from orchestrator.store import Store
+from orchestrator.store import Store, store_errors
 from trainers.spec import SEMANTICS
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "bundle_error",
     "check_zip",
     "is_free",
+    "is_zip",
     "parse_json",
     "read_pack",
     "write_pack",
@@ -99,7 +100,7 @@ def write_pack(out: str, files: Mapping[str, Member], about: Mapping[str, Any]) 
         "semantics": SEMANTICS,
     }
     members = _Members(files, stated)
-    if out.endswith(".zip"):
+    if is_zip(out):
         _write_zip(out, members)
     else:
         _write_folder(out, members)
@@ -152,16 +153,18 @@ def _write_folder(out: str, members: _Members) -> None:
 
 def is_free(folder: Path) -> bool:
     """Whether a bundle may be written to a local folder: there is none, nothing in it, a bundle, or
-    what an interrupted export left. Raises UserError for a file."""
-    if not folder.exists():
-        return True
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file", "give a folder, or a name ending in .zip")
-    there = {path.name for path in folder.iterdir()}
+    what an interrupted export left. Raises UserError for a file, StoreError where nobody may
+    look."""
+    with store_errors("read", str(folder)):
+        if not folder.exists():
+            return True
+        if not folder.is_dir():
+            raise UserError(f"{folder} is a file", "give a folder, or a name ending in .zip")
+        there = {path.name for path in folder.iterdir()}
     return not there or _STAGED in there or bool(_stated(folder))
 
 
-def _stated(folder: Path) -> set[str]:
+def _stated(folder: Path | zipfile.Path) -> set[str]:
     """Files that the folder's manifest names; none where that is not one of ours."""
     try:
         manifest = parse_json((folder / MANIFEST).read_bytes())
@@ -171,20 +174,37 @@ def _stated(folder: Path) -> set[str]:
     return {name for name in names if _MEMBER.fullmatch(name)}
 
 
+def is_zip(place: str) -> bool:
+    """Whether the place names a .zip file. Options of a URI (`?region=…`) come after the name."""
+    return (place.partition("?")[0] if "://" in place else place).endswith(".zip")
+
+
 def zip_place(place: str) -> tuple[Store, str]:
-    """Folder or bucket of a .zip file, and its name there."""
-    if "://" in place:
-        parent, _, name = place.rpartition("/")
-        return Store(parent), name
-    path = Path(place).expanduser().absolute()
-    return Store(path.parent), path.name
+    """Folder or bucket of a .zip file, and its name there. Raises UserError for a URI of a bucket
+    alone."""
+    if "://" not in place:
+        path = Path(place).expanduser().absolute()
+        return Store(path.parent), path.name
+    uri, mark, options = place.partition("?")
+    parent, _, name = uri.rpartition("/")
+    if "://" not in parent:
+        raise UserError(f"{place} names no folder or bucket", f"give one: {parent}/bucket/{name}")
+    return Store(f"{parent}{mark}{options}"), name
 
 
 def check_zip(place: str) -> None:
-    """Raises UserError where a file is that is no zip."""
+    """Raises UserError where a file is that is no bundle."""
     store, name = zip_place(place)
-    if store.exists(name) and not zipfile.is_zipfile(store.local(name)):
+    if store.exists(name) and not _is_bundle(store.local(name)):
         raise UserError(f"{place} is there and is no bundle", "give another name")
+
+
+def _is_bundle(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return bool(_stated(zipfile.Path(archive)))
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _write_zip(out: str, members: _Members) -> None:
@@ -207,7 +227,7 @@ def _write_zip(out: str, members: _Members) -> None:
 
 def read_pack(place: str) -> Packed:
     """A bundle, verified. UserError names the file that is damaged, missing or foreign."""
-    read = _zip_reader(place) if _is_zip(place) else _folder_reader(place)
+    read = _zip_reader(place) if _is_file(place) else _folder_reader(place)
     text = read(MANIFEST)
     manifest = _manifest(place, text)
     stated = manifest["files"]
@@ -262,8 +282,8 @@ def _manifest(place: str, text: bytes) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _is_zip(place: str) -> bool:
-    return place.endswith(".zip") or ("://" not in place and Path(place).expanduser().is_file())
+def _is_file(place: str) -> bool:
+    return is_zip(place) or ("://" not in place and Path(place).expanduser().is_file())
 
 
 def _folder_reader(place: str) -> Callable[[str], bytes]:

@@ -91,8 +91,8 @@ def _import(
     def one(record: RunRecord) -> Merged:
         damaged: list[DamagedFileError] = []
         ours = read_record(store, record.name, damaged) if record.name in there else None
-        if any(error.rel == paths.run_json(record.name) for error in damaged):
-            # What it says follows from the run's key; with it the run's other files are read.
+        if ours is None and record.name in there:
+            # What run.json says follows from the run's key; with it the other files are read.
             done.notes += [_set_aside(store, error) for error in damaged]
             store.write_json(paths.run_json(record.name), record.run_json)
             ours = read_record(store, record.name, damaged := [])
@@ -184,6 +184,8 @@ def _write(
     if record.request is not None:
         store.write_json(paths.request_json(name), dict(record.request))
     if record.table is not None:
+        if ours is not None and ours.table is None:
+            _drop_what_rests_on_rows(store, name)
         buffer = io.BytesIO()
         pq.write_table(record.table.replace_schema_metadata(), buffer, compression="zstd")
         store.write_bytes(paths.metrics(name), seal_parquet(buffer.getvalue()))
@@ -195,6 +197,16 @@ def _write(
     if record.result is not None:
         store.write_json(paths.result(name), dict(record.result))
         store.delete(paths.failure(name))
+
+
+def _drop_what_rests_on_rows(store: Store, name: str) -> None:
+    """Where those are gone, before others come: a result, which says that they are there, and
+    states, which no row would lead to. A file without a row is there: none is gone."""
+    if store.exists(paths.metrics(name)):
+        return
+    if store.exists(paths.result(name)):
+        store.set_aside(paths.result(name), "its rows are damaged or gone")
+    store.delete_tree(paths.checkpoint_dir(name))
 
 
 def _write_snapshots(

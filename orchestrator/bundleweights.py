@@ -24,7 +24,7 @@ from orchestrator.bundlefile import Member
 from orchestrator.errors import StoreError
 from orchestrator.identity import from_canonical
 from orchestrator.needs import teacher_with
-from orchestrator.store import Store
+from orchestrator.store import Store, store_errors
 from trainers.checkpoint import (
     check_state,
     dump_weights,
@@ -88,7 +88,8 @@ class Carried:
     def keep(self, file: str, data: bytes) -> None:
         """Adds what its run may replace before it is written."""
         if self._folder is None:
-            folder = TemporaryDirectory(prefix=".targetsweep-export-", dir=self.spool)
+            with store_errors("write", str(self.spool or "temporary copies")):
+                folder = TemporaryDirectory(prefix=".targetsweep-export-", dir=self.spool)
             self._folder = Store(self._copies.enter_context(folder))
         self._folder.write_bytes(file, data)
         self.files[file] = _reading(self._folder, file)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from orchestrator.bundlefile import check_zip, is_free, zip_place
+from orchestrator.bundlefile import check_zip, is_free, is_zip, zip_place
 from orchestrator.errors import StoreError, UserError
 from orchestrator.store import Store
 
@@ -30,7 +30,7 @@ class BundleExport:
 def check_place(out: str) -> None:
     """Before anything starts. Raises UserError where something that is no bundle lies already, and
     where nothing can be written: hours later nobody may be there to give another place."""
-    if out.endswith(".zip"):
+    if is_zip(out):
         check_zip(out)
         place, _ = zip_place(out)
     else:

@@ -342,7 +342,7 @@ class Conductor:
         if final.get("begun") is False:  # a warm process of a node that is about to leave
             self.ledger.interrupt(unit.name)
             return
-        if failure.cause is Cause.STORE and not store_answers(self._store):
+        if failure.cause is Cause.STORE and not store_answers(self._store, final.get("errno")):
             self.ledger.interrupt(unit.name)
             self._store_is_lost(failure)
             return

@@ -95,9 +95,10 @@ class SpecError(UserError):
 
 class StoreError(UserError):
     """errno: what the system said, where a read or a write failed; EIO where it gave no number
-    (an object store's network)."""
+    (an object store's network). verb: what failed then: read, write, delete."""
 
     errno: int | None = None
+    verb: str = ""
 
 
 class StoreInUseError(StoreError):

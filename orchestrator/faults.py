@@ -17,7 +17,9 @@ _TEXT_BYTES = 20_000
 
 def failure_report(error: BaseException) -> dict[str, Any]:
     """One failure, classified exactly once. damaged: files of the store to set aside, where that is
-    the cause. spoilt: the process that failed must not train again."""
+    the cause. errno: what the system said of a write to the store; a read of it, or a disk that is
+    the node's own, says nothing of the store. spoilt: the process that failed must not train
+    again."""
     text = "".join(traceback.format_exception(error))
     cause = _cause(error)
     report: dict[str, Any] = {
@@ -28,8 +30,8 @@ def failure_report(error: BaseException) -> dict[str, Any]:
     }
     if cause is Cause.DAMAGED:
         report["damaged"] = _damaged(error)
-    if cause is Cause.STORE:
-        report["errno"] = getattr(error, "errno", None)
+    if isinstance(error, StoreError) and error.verb == "write":
+        report["errno"] = error.errno
     if _spoils(error, cause):
         report["spoilt"] = True
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ __all__ = ["classify", "record_failure", "set_aside", "store_answers"]
 
 _PROBE = bytes(1 << 20)
 """An empty file fits on a full disk; a checkpoint does not."""
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 def classify(
@@ -70,8 +73,11 @@ def _death(lost: bool, said: str) -> Failure:
     return Failure(cause=cause, message=message, traceback=said)
 
 
-def store_answers(store: Store) -> bool:
-    """Whether the store can be written now, by everybody else as it were."""
+def store_answers(store: Store, number: int | None = None) -> bool:
+    """Whether the store can be written now, by everybody else as it were. number: the errno of the
+    write that failed: where a checkpoint finds no room, the probe may."""
+    if number in _NO_ROOM:
+        return False
     try:
         store.write_bytes(paths.probe(), _PROBE)
     except StoreError:

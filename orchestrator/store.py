@@ -207,13 +207,13 @@ class Store:
 
 @contextmanager
 def store_errors(verb: str, what: str) -> Iterator[None]:
-    """Makes an OSError of the block a StoreError that keeps its number."""
+    """Makes an OSError of the block a StoreError that keeps its number and the verb."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         raised = StoreError(f"cannot {verb} {what}: {reason}", _remedy(error, verb))
-        raised.errno = error.errno or errno.EIO
+        raised.errno, raised.verb = error.errno or errno.EIO, verb
         raise raised from error
 
 

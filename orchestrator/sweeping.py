@@ -276,7 +276,8 @@ class _Driving:
             self.limit = replace(self.limit, began_s=time.monotonic())
         if lost.is_set():
             raise StoreTakenError(
-                f"{store.uri} was taken over by {holder(store) or 'another driver'}"
+                f"{store.uri} is no longer held by this driver: "
+                f"{holder(store) or 'its lease is gone'}"
             )
         return outcome
 

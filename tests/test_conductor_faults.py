@@ -291,6 +291,20 @@ def test_a_store_that_is_full_for_everybody_stops_the_sweep(
     assert len([1 for _, line in ear.of("warned") if "cannot be written any more" in line]) == 1
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_store_with_no_room_for_a_checkpoint_stops_the_sweep(
+    plan: Plan, store: Store, ear: Ear, number: int
+) -> None:
+    """Though a smaller file still fits."""
+    conductor = conductor_of(plan, store, [ear])
+    unit = begin(conductor)
+    tell(conductor, unit, "failed", **STORE_FAULT, errno=number)
+    conductor.on_end(unit, lost=False)
+    assert state(conductor, unit) is State.READY
+    assert conductor.ledger.stopped_early is not None
+    assert ear.of("failed") == []
+
+
 def test_a_store_that_stuttered_is_tried_again(plan: Plan, store: Store, ear: Ear) -> None:
     conductor = conductor_of(plan, store, [ear])
     unit = begin(conductor)

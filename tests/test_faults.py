@@ -142,6 +142,18 @@ def test_a_full_disk_keeps_its_number_also_through_ray(tmp_path: Path) -> None:
         assert "disk or quota is full" in report["message"]
 
 
+def test_a_full_disk_of_the_node_says_nothing_of_the_store(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fetched() -> None:
+        with Store(tmp_path)._errors("read", "x"):
+            raise full
+
+    for error in (full, fails(fetched)):
+        report = failure_report(error)
+        assert (report["cause"], report.get("errno")) == ("store", None)
+
+
 def test_a_network_that_gives_no_number_is_a_fault_of_the_store(tmp_path: Path) -> None:
     store = Store(tmp_path)
 

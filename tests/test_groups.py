@@ -206,7 +206,7 @@ def test_a_group_is_no_experiment(planned: Store) -> None:
             self.names = list(sweeps)
             return type("Found", (), {"repaired": ()})
 
-        def aggregates(self, sweep: str, found: Any) -> None:
+        def aggregates(self, sweep: str, found: Any, *, force: bool) -> None:
             assert sweep != "all"
 
     seen: Any = Seen()

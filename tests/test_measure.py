@@ -58,7 +58,10 @@ class Drives:
         listeners: Sequence[Listener],
         lost: threading.Event,
         limit: Limit | None = None,
+        *,
+        driver: str,
     ) -> Outcome:
+        assert driver
         self.plans.append(plan)
         if self.interrupted:
             return Outcome(failed=[], blocked=[], interrupted=True, stopped_early=None, left=1)
@@ -74,7 +77,7 @@ class Drives:
 
 @pytest.fixture
 def drives(monkeypatch: pytest.MonkeyPatch) -> Drives:
-    def no_tracker(store: Store, uri: str | None) -> None:
+    def no_tracker(*arguments: object) -> None:
         raise UserError("no MLflow here")
 
     made = Drives()
