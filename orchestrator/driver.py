@@ -378,6 +378,8 @@ def _scratch(store: Store, driver: str) -> Iterator[tuple[str, str]]:
         shutil.rmtree(local, ignore_errors=True)
         with suppress(StoreError):
             store.delete_tree(own)  # of a driver that took the store over nothing
+            if not store.list(_SHARED):
+                store.delete_tree(_SHARED)
 
 
 def _stop_asked(conductor: Conductor, progress: Progress, interrupted: list[int]) -> None:

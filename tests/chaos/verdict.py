@@ -18,7 +18,7 @@ __all__ = ["Verdict", "judge"]
 _SLACK_S = 2.0
 """Beside the interval: the step under way and the writing of the checkpoint, on a busy machine."""
 
-_STAYS = ("job.json", "overheads.json")
+_STAYS = ("job.json", "overheads.json", "store.json")
 """What a driver leaves under control/ for the next one to read."""
 
 
