@@ -101,6 +101,8 @@ def _candidates(scene: Scene, kind: Kind) -> Iterator[Path]:
             if name.startswith("teacher"):
                 yield from (store / "runs" / name / "snapshots").glob("acc-*")
     else:
+        # The latest of a run: a kill between write and delete leaves an older one beside it, which
+        # is deleted at the next save, and which nobody reads.
         for folder in (store / "runs").glob("student-*"):
             if folder.name not in done:
-                yield from folder.glob("checkpoint/step-*.ckpt")
+                yield from sorted(folder.glob("checkpoint/step-*.ckpt"))[-1:]
