@@ -172,6 +172,7 @@ def _all_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
 
     store, world = Store(config["store"]), World.current()
     runtime = dict(config["runtime"])
+    runtime["decode_threads"] = runtime.get("decode_threads") or _decode_threads(config)
     if config["use_gpu"]:
         runtime["device"] = f"cuda:{torch.cuda.current_device()}"
     with _watched(config, store, world.rank):
@@ -187,6 +188,23 @@ def _all_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
                 yield _preempted(report, poller.draining) if poller.draining else report
         finally:
             poller.close()
+
+
+def _decode_threads(config: TrialConfig) -> int | None:
+    """This node's cores, by how much of its devices a worker takes: the runs beside it decode too.
+    None outside of Ray, where nobody is beside it."""
+    import ray
+
+    from trainers.data.pool import threads_of_share
+
+    if not ray.is_initialized():
+        return None
+    here = ray.get_runtime_context().get_node_id()
+    node: dict[str, float] = next(
+        (node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {}
+    )
+    devices = node.get("GPU" if config["use_gpu"] else "CPU", 1.0)
+    return threads_of_share(config["devices_per_worker"] / devices)
 
 
 @contextmanager

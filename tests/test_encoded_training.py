@@ -34,7 +34,7 @@ from trainers.augment import normalise
 from trainers.augment_draws import draw_crops
 from trainers.batches import Batch, BatchSource
 from trainers.data import EncodedImages, Form, ImageData, load, prepare
-from trainers.data.pool import default_threads
+from trainers.data.pool import default_threads, threads_of_share
 from trainers.data.views import crop_view, plain_view
 from trainers.distributed import World
 from trainers.errors import DataError
@@ -202,6 +202,11 @@ def test_threads_are_shared_among_the_workers_of_a_node(monkeypatch: pytest.Monk
     assert [default_threads(), default_threads(2), default_threads(100)] == [9, 4, 1]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert default_threads(16) == 2
+
+
+def test_threads_follow_the_share_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(9)))
+    assert [threads_of_share(share) for share in (1.0, 1 / 3, 0.01, 2.0)] == [9, 3, 1, 9]
 
 
 # -- runs ------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from orchestrator.errors import StoreError
 from orchestrator.store import Store
 from orchestrator.trial import (
     StopPoller,
+    _decode_threads,
     _in_training_thread,
     _lockstep,
     _preempted,
@@ -156,3 +158,29 @@ def test_a_trial_with_nothing_to_say_says_that_it_lives() -> None:
     assert seen[-1] == {"event": "finished"}
     (process,) = seen[0]["processes"]
     assert process.keys() == {"node_id", "pid", "began"}
+
+
+# -- threads ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("use_gpu", "share", "threads"), [(True, 1.0, 12), (True, 0.25, 3), (False, 1.0, 1)]
+)
+def test_runs_beside_each_other_share_the_cores_to_decode(
+    monkeypatch: pytest.MonkeyPatch, use_gpu: bool, share: float, threads: int
+) -> None:
+    nodes = [
+        {"NodeID": "other", "Resources": {"CPU": 8.0, "GPU": 1.0}},
+        {"NodeID": "here", "Resources": {"CPU": 96.0, "GPU": 8.0}},
+    ]
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    context = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(96)))
+    assert _decode_threads({"use_gpu": use_gpu, "devices_per_worker": share}) == threads
+
+
+def test_without_ray_nobody_is_beside_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    assert _decode_threads({"use_gpu": True, "devices_per_worker": 1.0}) is None

@@ -15,7 +15,14 @@ from trainers.data.encoded import EncodedImages
 from trainers.data.source import Image
 from trainers.data.views import plain_view
 
-__all__ = ["DecodePool", "Decoding", "default_threads", "plain_batches", "plain_views"]
+__all__ = [
+    "DecodePool",
+    "Decoding",
+    "default_threads",
+    "plain_batches",
+    "plain_views",
+    "threads_of_share",
+]
 
 _CHUNK = 8
 """Pictures a task decodes: a step's worth keeps many threads busy at little overhead."""
@@ -23,9 +30,19 @@ _CHUNK = 8
 
 def default_threads(world_size: int = 1) -> int:
     """The cores this process may use, shared among the workers of its node."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    return max((cores or 1) // max(workers, 1), 1)
+    return max(_cores() // max(workers, 1), 1)
+
+
+def threads_of_share(share: float) -> int:
+    """So much of the cores this process may use, one at the least. share: of the node, at most 1."""
+    return max(int(_cores() * min(share, 1.0) + 1e-6), 1)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Decoding:
