@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from dashboards.labels import as_key, field_label, phrase, value_label
 from dashboards.results import Results
 
-__all__ = ["missing_runs", "shared_settings"]
+__all__ = ["coverage_text", "missing_runs", "num_shorter", "shared_settings"]
+
+_SHORTER = "shorter than asked"
+"""Of a run that is complete, but to an earlier step."""
 
 
 def missing_runs(results: Results) -> list[dict[str, str]]:
@@ -24,10 +29,21 @@ def missing_runs(results: Results) -> list[dict[str, str]]:
         texts = [phrase(name, v) for name, v in settings.items() if v is not None]
         missing[point.run] = {
             "name": point.run,
-            "state": "shorter than asked" if state == "complete" else state,
+            "state": _SHORTER if state == "complete" else state,
             "label": ", ".join(texts),
         }
     return list(missing.values())
+
+
+def num_shorter(missing: Iterable[Mapping[str, str]]) -> int:
+    """How many of `missing_runs` are complete to an earlier step."""
+    return sum(run["state"] == _SHORTER for run in missing)
+
+
+def coverage_text(runs: int, complete: int, shorter: int) -> str:
+    """`12 of 90 runs complete, 60 more to an earlier step than is asked`."""
+    text = f"{complete} of {runs} runs complete"
+    return f"{text}, {shorter} more to an earlier step than is asked" if shorter else text
 
 
 def shared_settings(results: Results) -> str:

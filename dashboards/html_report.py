@@ -33,7 +33,7 @@ def render_html(page: Page) -> str:
 
 def render_markdown(page: Page, judgements: Sequence[Judgement]) -> str:
     """The same report as Markdown, without provenance but for who contributed."""
-    parts = [f"# {page.title}", page.description, f"{page.complete} of {page.runs} runs complete."]
+    parts = [f"# {page.title}", page.description, f"{page.coverage}."]
     parts += [f"The same in all: {page.settings}."] if page.settings else []
     if page.pilot_notes is not None:
         parts.append(" ".join(["**Pilot.**", "; ".join(page.pilot_notes)]).rstrip())
@@ -61,7 +61,7 @@ def _left_out(page: Page) -> str:
 
 
 def _heading(part: Part) -> list[str]:
-    text = f"{part.complete} of {part.runs} runs complete."
+    text = f"{part.coverage}."
     text += f" The same in all: {part.settings}." if part.settings else ""
     return [f"## {part.title}", part.description, text]
 

@@ -18,7 +18,7 @@ from dashboards.claim_text import (
 )
 from dashboards.claims import Finding, Judgement, TestResult, Verdict
 from dashboards.contributions import Contribution, contributions
-from dashboards.coverage import missing_runs, shared_settings
+from dashboards.coverage import coverage_text, missing_runs, num_shorter, shared_settings
 from dashboards.groups import Loaded
 from dashboards.provenance import environments
 from dashboards.raw import teacher_records
@@ -60,6 +60,11 @@ class Part:
     def complete(self) -> int:
         """Runs complete up to what the sweep asks."""
         return self.runs - len(self.missing)
+
+    @property
+    def coverage(self) -> str:
+        """Its runs in words."""
+        return coverage_text(self.runs, self.complete, num_shorter(self.missing))
 
     @property
     def filled(self) -> int:
@@ -105,7 +110,8 @@ class ClaimView:
 class Page:
     """The whole page. pilot_notes: None at full scale. overrides: by which command lines made other
     experiments of its sweeps. restriction: of which runs alone; left_out: how many others
-    there are. runs: different ones, over all sweeps."""
+    there are. runs: different ones, over all sweeps; shorter: those that are complete to an earlier
+    step than a sweep asks."""
 
     title: str
     description: str
@@ -121,6 +127,7 @@ class Page:
     verdicts: Mapping[str, int]
     runs: int
     complete: int
+    shorter: int
     teachers: Sequence[Mapping[str, Any]]
     environments: Sequence[Mapping[str, Any]]
     contributions: Sequence[Contribution]
@@ -143,6 +150,11 @@ class Page:
         """Table cells with every seed."""
         return sum(part.full for part in self.parts)
 
+    @property
+    def coverage(self) -> str:
+        """Its runs in words."""
+        return coverage_text(self.runs, self.complete, self.shorter)
+
 
 def build_page(
     loaded: Loaded,
@@ -156,7 +168,7 @@ def build_page(
         _part(results, sections[name], ids.get(name, {})) for name, results in loaded.sweeps.items()
     ]
     runs = {name for results in loaded.sweeps.values() for name in results.plan.run_names}
-    missing = {run["name"] for part in parts for run in part.missing}
+    missing = {run["name"]: run for part in parts for run in part.missing}
     counts = Counter((judgement.verdict, judgement.departure) for judgement in judgements)
     single = None if loaded.is_group else loaded.results
     return Page(
@@ -176,7 +188,8 @@ def build_page(
             for verdict, departure in sorted(counts, key=lambda one: VERDICTS.index(one[0]))
         },
         runs=len(runs),
-        complete=len(runs - missing),
+        complete=len(runs - set(missing)),
+        shorter=num_shorter(missing.values()),
         teachers=teacher_records(loaded.results),
         environments=environments(list(loaded.results.runs.values())),
         contributions=contributions(loaded.results.runs.values()),

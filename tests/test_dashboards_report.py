@@ -123,6 +123,15 @@ def test_an_unfinished_sweep_is_reported_with_what_is_missing(tmp_path: Path) ->
     assert "(n=1)" in paths.tables[0][1]
 
 
+def test_runs_that_ended_earlier_than_asked_are_counted_apart(tmp_path: Path) -> None:
+    write_plan(tmp_path, POINTS, ITEMS)
+    write_run(tmp_path, POINTS[0])
+    for point in POINTS[1:3]:
+        write_run(tmp_path, point, steps=STEPS[:-1])
+    page = Path(write_report(tmp_path, "demo").index).read_text()
+    assert "1 of 25 runs complete, 2 more to an earlier step than is asked." in page
+
+
 def test_what_the_sweep_says_is_escaped(tmp_path: Path) -> None:
     page = Path(write_report(build(tmp_path), "demo").index).read_text()
     assert "&lt;b&gt;Strategies&lt;/b&gt;" in page
