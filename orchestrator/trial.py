@@ -201,7 +201,8 @@ def _decode_threads(config: TrialConfig) -> int | None:
         return None
     here = ray.get_runtime_context().get_node_id()
     node: dict[str, float] = next(
-        (node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {}
+        (node["Resources"] for node in ray.nodes() if node["NodeID"] == here),  # type: ignore[no-untyped-call]
+        {},
     )
     devices = node.get("GPU" if config["use_gpu"] else "CPU", 1.0)
     return threads_of_share(config["devices_per_worker"] / devices)

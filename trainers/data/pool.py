@@ -35,7 +35,7 @@ def default_threads(world_size: int = 1) -> int:
 
 
 def threads_of_share(share: float) -> int:
-    """So much of the cores this process may use, one at the least. share: of the node, at most 1."""
+    """So much of the cores this process may use, one at the least. share: of the node."""
     return max(int(_cores() * min(share, 1.0) + 1e-6), 1)
 
 
