@@ -42,7 +42,8 @@ from orchestrator.recording import record
 from orchestrator.records import Records
 from orchestrator.store import Store
 from trainers.checkpoint import write_state
-from trainers.data import DatasetInfo, ImageData
+from trainers.data.images import ImageData
+from trainers.data.info import DatasetInfo
 from trainers.distributed import World
 from trainers.evaluate import STUDENT_COLUMNS
 from trainers.events import Checkpoint, Evaluation, Event, Finished

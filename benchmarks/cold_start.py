@@ -149,7 +149,7 @@ def measure(tree: Path, slots: int, data: Path | None) -> dict[str, float]:
 
 def prepared_data(folder: Path) -> Path:
     sys.path.insert(0, str(HERE.parents[1]))
-    from trainers.data import prepare
+    from trainers.data.prepare import prepare
 
     prepare("digits", out=folder / "digits")
     return folder / "digits"

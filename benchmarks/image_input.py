@@ -42,8 +42,12 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision.transforms import v2
 
 from trainers.batches import BatchSource
-from trainers.data import EncodedImages, Form, ImageData, SampleOrder, load, prepare
+from trainers.data.encoded import EncodedImages
+from trainers.data.images import ImageData
+from trainers.data.order import SampleOrder
 from trainers.data.pool import DecodePool, Decoding
+from trainers.data.prepare import Form, prepare
+from trainers.data.prepared import load
 from trainers.data.source import Image
 from trainers.data.views import crop_view
 from trainers.distributed import World

@@ -21,8 +21,9 @@ import torch
 from PIL import Image
 from PIL.Image import Resampling
 
-from trainers.data import EncodedImages, ImageData
 from trainers.data.decode import planes
+from trainers.data.encoded import EncodedImages
+from trainers.data.images import ImageData
 from trainers.data.jpeg import decode_rows, read_header
 from trainers.data.views import Box, crop_view
 from trainers.pixels import Crops

@@ -18,7 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainers.augment import normalise
-from trainers.data import ImageData, SampleOrder, load, prepare
+from trainers.data.images import ImageData
+from trainers.data.order import SampleOrder
+from trainers.data.prepare import prepare
+from trainers.data.prepared import load
 from trainers.events import Scored, Weights
 from trainers.influence import with_bias
 from trainers.label_noise import noisy_labels

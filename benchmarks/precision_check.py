@@ -33,7 +33,9 @@ from machine import describe
 from rich.console import Console
 from rich.table import Table
 
-from trainers.data import ImageData, load, prepare
+from trainers.data.images import ImageData
+from trainers.data.prepare import prepare
+from trainers.data.prepared import load
 from trainers.events import Evaluation
 from trainers.spec import AUGMENTATIONS, AdamW, Backbone, Dataset, Request, Runtime, StudentSpec
 from trainers.student import train_student

@@ -34,7 +34,10 @@ from rich.console import Console
 from rich.table import Table
 from rounds import Stopwatch, Turn, play, spread
 
-from trainers.data import OFFICIAL, Form, ImageData, load, prepare
+from trainers.data.catalogue import OFFICIAL
+from trainers.data.images import ImageData
+from trainers.data.prepare import Form, prepare
+from trainers.data.prepared import load
 from trainers.distributed import World
 from trainers.engine import configure
 from trainers.errors import DataError

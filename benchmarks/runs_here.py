@@ -31,7 +31,7 @@ from machine import describe
 from rich.console import Console
 from rich.table import Table
 
-from trainers.data import ImageData
+from trainers.data.images import ImageData
 from trainers.distributed import World
 from trainers.engine import Engine, configure
 from trainers.evaluate import evaluation_set, student_heads

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from rounds import Contender, Stopwatch, Turn, play, spread
 
-from trainers.data import DatasetInfo, ImageData
+from trainers.data.images import ImageData
+from trainers.data.info import DatasetInfo
 from trainers.distributed import World
 from trainers.models import build_student
 from trainers.scores import score_samples

@@ -73,7 +73,7 @@ def load_data(folder: str, device: str) -> Any:
     """With its images on the device, as a trial keeps them."""
     import dataclasses
 
-    from trainers.data import load
+    from trainers.data.prepared import load
 
     data = load(Path(folder))
     return dataclasses.replace(

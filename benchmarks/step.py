@@ -39,7 +39,7 @@ from rounds import Turn, play
 from step_measures import measures, per_step
 from step_profile import summary, write_summaries
 
-from trainers.data import ImageData
+from trainers.data.images import ImageData
 from trainers.engine import configure
 from trainers.spec import AUGMENTATIONS, Runtime
 

@@ -144,7 +144,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def prepare_data(folder: Path) -> str:
-    from trainers.data import prepare
+    from trainers.data.prepare import prepare
 
     prepare("digits", out=folder / "digits")
     return str(folder / "digits")

@@ -43,7 +43,9 @@ from machine import describe
 from rich.console import Console
 from rich.table import Table
 
-from trainers.data import ImageData, load, prepare
+from trainers.data.images import ImageData
+from trainers.data.prepare import prepare
+from trainers.data.prepared import load
 from trainers.distributed import World
 from trainers.evaluate import TestSet
 from trainers.events import Checkpoint, Evaluation, Snapshot

@@ -32,7 +32,7 @@ from trainers.checkpoint import (
     parse_weights,
     weights_digest,
 )
-from trainers.data import load
+from trainers.data.prepared import load
 from trainers.distributed import World
 from trainers.engine import configure
 from trainers.errors import TrainerError

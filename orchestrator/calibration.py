@@ -21,7 +21,7 @@ from orchestrator.environment import cpu_name
 from orchestrator.estimate import group_of
 from orchestrator.rates import EVALUATION, Group, Rate, Rates
 from orchestrator.units import Unit
-from trainers.data import ImageData
+from trainers.data.images import ImageData
 from trainers.data.info import DatasetInfo
 from trainers.distributed import World
 from trainers.engine import Engine, configure

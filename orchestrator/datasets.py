@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress as RichProgress
@@ -16,19 +17,15 @@ from orchestrator.errors import UserError
 from orchestrator.resolve import PROVISIONAL
 from orchestrator.spec import Sweep
 from orchestrator.store import Store
-from trainers.data import (
-    OFFICIAL,
-    DatasetInfo,
-    Form,
-    Source,
-    find_source,
-    load_info,
-    made_from,
-    prepare,
-    read_meta,
-)
-from trainers.data.prepared import META
+from trainers.data.catalogue import OFFICIAL
+from trainers.data.find import find_source
+from trainers.data.info import DatasetInfo
+from trainers.data.meta import META, load_info, read_meta
+from trainers.data.source import Source
 from trainers.errors import TrainerError
+
+if TYPE_CHECKING:  # it takes torch, which a plan does without
+    from trainers.data.prepare import Form
 
 __all__ = [
     "Location",
@@ -47,8 +44,8 @@ __all__ = [
 class Location:
     """Where a data set's raw files lie, and how they are read. path: None if nothing is said (the
     store has it, or it is `digits`). image_size, encoded, shorter_side, jpeg_quality, subset: how
-    they are kept (`trainers.data.Form`). image_column, label_column: of Parquet files; None takes
-    the usual names."""
+    they are kept (`trainers.data.prepare.Form`). image_column, label_column: of Parquet files; None
+    takes the usual names."""
 
     path: Path | None = None
     image_size: int | None = None
@@ -61,6 +58,8 @@ class Location:
 
     @property
     def form(self) -> Form:
+        from trainers.data.prepare import Form
+
         return Form(
             image_size=self.image_size,
             encoded=self.encoded,
@@ -200,6 +199,8 @@ def _check_digits(location: Location) -> None:
 def _check_stored(store: Store, name: str, location: Location) -> None:
     """Raises UserError unless what the store holds is what `location` asks for. Files that are not
     on this machine are not asked: the store may be a copy."""
+    from trainers.data.prepare import made_from
+
     try:
         folder = _local(store, name)
         fault = (
@@ -267,6 +268,8 @@ def prepare_dataset(
 ) -> DatasetInfo:
     """Decodes a data set into the store unless it is there. Raises UserError (with the remedy) for
     data that is missing or damaged, or where the store holds another data set of this name."""
+    from trainers.data.prepare import prepare
+
     location = location or Location()
     if name == "digits":
         _check_digits(location)

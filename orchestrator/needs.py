@@ -19,7 +19,7 @@ from orchestrator.weightsfiles import (
     read_snapshot_weights,
     teacher_name,
 )
-from trainers.data import ImageData
+from trainers.data.images import ImageData
 from trainers.errors import TargetsError
 from trainers.models import build_teacher
 from trainers.spec import (

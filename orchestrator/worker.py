@@ -33,8 +33,10 @@ from orchestrator.records import Records
 from orchestrator.store import Store
 from orchestrator.weightsfiles import read_kept_weights
 from trainers.control import StopFlag
-from trainers.data import EncodedImages, ImageData, load
+from trainers.data.encoded import EncodedImages
+from trainers.data.images import ImageData
 from trainers.data.pool import default_threads
+from trainers.data.prepared import load
 from trainers.distributed import World
 from trainers.engine import configure
 from trainers.errors import CheckpointError

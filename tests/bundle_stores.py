@@ -27,7 +27,7 @@ from orchestrator.spec import load_sweeps
 from orchestrator.store import Store
 from tests.driving import TINY, digits_store, drive_here, tiny_plan
 from tests.sweep_files import write
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 
 REPORT = """\
 report:

@@ -26,7 +26,8 @@ from orchestrator.trial import failure_report
 from orchestrator.units import Unit
 from orchestrator.worker import execute
 from tests.sweep_files import write
-from trainers.data import OFFICIAL, prepare
+from trainers.data.catalogue import OFFICIAL
+from trainers.data.prepare import prepare
 from trainers.spec import Runtime
 
 TINY = """\

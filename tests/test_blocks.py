@@ -10,7 +10,7 @@ from training_helpers import CPU, batches, image_data
 
 from trainers.augment_draws import BLOCK_STEPS, draw
 from trainers.blocks import Blocks, RowLayout
-from trainers.data import SampleOrder
+from trainers.data.order import SampleOrder
 from trainers.spec import AUGMENTATIONS
 
 BATCH = 6

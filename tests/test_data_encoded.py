@@ -19,9 +19,13 @@ from torchvision.transforms.v2 import functional as F
 
 from tests.stand_in_data import encoded, picture, wnids, write_imagenet, write_parquet
 from tests.test_data_prepare import write_folder
-from trainers.data import Form, ImageData, load, load_info, prepare, read_meta, shards
 from trainers.data import encoded as encoded_module
+from trainers.data import shards
+from trainers.data.images import ImageData
+from trainers.data.meta import load_info, read_meta
 from trainers.data.pool import plain_batches
+from trainers.data.prepare import Form, prepare
+from trainers.data.prepared import load
 from trainers.data.views import crop_view, plain_shorter_side, plain_view
 from trainers.errors import DataError
 

@@ -18,7 +18,10 @@ from tests.stand_in_data import (
     write_parquet,
     write_tiny_imagenet,
 )
-from trainers.data import OFFICIAL, Form, find_source, load, made_from, prepare
+from trainers.data.catalogue import OFFICIAL
+from trainers.data.find import find_source
+from trainers.data.prepare import Form, made_from, prepare
+from trainers.data.prepared import load
 from trainers.errors import DataError
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.stand_in_data import wnids, write_imagenet, write_tiny_imagenet
-from trainers.data import Form, find_source, load, load_info, made_from, prepare
-from trainers.data.meta import META, meta_text, read_meta
-from trainers.data.prepare import _source_id, _without_classes
+from trainers.data.find import find_source
+from trainers.data.meta import META, load_info, meta_text, read_meta
+from trainers.data.prepare import Form, _source_id, _without_classes, made_from, prepare
+from trainers.data.prepared import load
 
 FIRST, SECOND = wnids(2)
 

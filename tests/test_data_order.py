@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.data import SampleOrder, ipc_indices
+from trainers.data.order import SampleOrder
+from trainers.data.subset import ipc_indices
 from trainers.errors import UnsuitableError
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 24))

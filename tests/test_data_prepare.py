@@ -10,16 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from trainers.data import (
-    OFFICIAL,
-    PROVISIONAL,
-    SampleOrder,
-    content_fingerprint,
-    ipc_indices,
-    load,
-    load_info,
-    prepare,
-)
+from trainers.data.catalogue import OFFICIAL
+from trainers.data.images import content_fingerprint
+from trainers.data.info import PROVISIONAL
+from trainers.data.meta import load_info
+from trainers.data.order import SampleOrder
+from trainers.data.prepare import prepare
+from trainers.data.prepared import load
+from trainers.data.subset import ipc_indices
 from trainers.errors import DataError
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"

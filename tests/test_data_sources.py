@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from trainers.data import archive, find_source, folder, parquet
+from trainers.data import archive, folder, parquet
 from trainers.data.decode import decode, fit_array
+from trainers.data.find import find_source
 from trainers.errors import DataError
 
 RNG = np.random.default_rng(0)

@@ -26,7 +26,11 @@ from tests.driving import GRID, TINY, digits_store, tiny_plan
 from tests.stand_in_data import write_imagenet
 from tests.sweep_files import write
 from tests.test_data_prepare import write_folder
-from trainers.data import OFFICIAL, archive, load, prepare, read_meta
+from trainers.data import archive
+from trainers.data.catalogue import OFFICIAL
+from trainers.data.meta import read_meta
+from trainers.data.prepare import prepare
+from trainers.data.prepared import load
 from trainers.errors import DataError
 
 CONSOLE = Console(quiet=True)

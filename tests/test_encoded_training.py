@@ -33,8 +33,11 @@ from tests.stand_in_data import wnids, write_imagenet
 from trainers.augment import normalise
 from trainers.augment_draws import draw_crops
 from trainers.batches import Batch, BatchSource
-from trainers.data import EncodedImages, Form, ImageData, load, prepare
+from trainers.data.encoded import EncodedImages
+from trainers.data.images import ImageData
 from trainers.data.pool import default_threads, threads_of_share
+from trainers.data.prepare import Form, prepare
+from trainers.data.prepared import load
 from trainers.data.views import crop_view, plain_view
 from trainers.distributed import World
 from trainers.errors import DataError

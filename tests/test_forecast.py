@@ -19,7 +19,7 @@ from orchestrator.rates import Rates
 from tests.driving import TINY, tiny_plan
 from tests.ledgers import Fake
 from tests.test_timebox import GRID
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 
 
 def forecast_of(

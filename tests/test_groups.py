@@ -19,7 +19,7 @@ from orchestrator.spec import load_sweeps
 from orchestrator.store import Store
 from tests.driving import GRID, TINY, digits_store, drive_here, tiny_plan
 from tests.sweep_files import BASE, write
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 
 ONE = BASE.replace("small", "one") + "grids: [{axes: {seed: [0, 1]}}]\n"
 TWO = BASE.replace("small", "two") + "grids: [{axes: {seed: [1, 2], ipc: [10, full]}}]\n"

@@ -22,7 +22,9 @@ from orchestrator.store import Store
 from tests.driving import TINY, digits_store, drive_here, facts, rows_of, tiny_plan
 from tests.stand_in_data import write_imagenet
 from tests.sweep_files import write
-from trainers.data import OFFICIAL, load, prepare
+from trainers.data.catalogue import OFFICIAL
+from trainers.data.prepare import prepare
+from trainers.data.prepared import load
 from trainers.spec import Dataset, TargetsSpec, TeacherRef, targets_spec
 
 GRID = """

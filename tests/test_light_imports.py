@@ -48,8 +48,21 @@ def test_a_plan_loads_neither_ray_nor_reports(tmp_path: Path) -> None:
 
 
 def test_a_run_reads_its_sweeps_before_it_loads_ray_or_reports() -> None:
-    assert not loaded("--help", then="import orchestrator.sweeping") & {*END, "ray"}
+    assert not loaded("--help", then="import orchestrator.sweeping") & {*END, "ray", "torch"}
 
 
 def test_status_needs_no_reports() -> None:
-    assert not loaded("--help", then="import orchestrator.status") & {*END, "ray"}
+    assert not loaded("--help", then="import orchestrator.status") & {*END, "ray", "torch"}
+
+
+def test_what_is_wrong_with_a_sweep_is_said_before_torch_is_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text("name: wrong\nset: {dataset: digits, strategy: D}\n")
+    code = (
+        "import sys\nfrom orchestrator.cli import main\n"
+        f"sys.argv = ['targetsweep', 'run', {str(file)!r}, '--store', {str(tmp_path / 's')!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n"
+        "    sys.exit(end.code if not {'torch', 'ray'} & set(sys.modules) else 99)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=300, cwd=ROOT)
+    assert done.returncode == 2

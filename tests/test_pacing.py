@@ -13,7 +13,7 @@ from orchestrator.plan import Plan
 from orchestrator.rates import Rates
 from orchestrator.timebox import Timebox
 from tests.driving import tiny_plan, unit_of
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from tests.driving import (
 )
 from tests.sweep_files import write
 from trainers.checkpoint import parse_weights, weights_digest
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 from trainers.errors import NonFiniteLossError
 
 A = TINY.replace("  teacher: {max_steps: 300}\n", "")

@@ -21,7 +21,7 @@ from orchestrator.store import Store
 from orchestrator.units import Unit
 from tests.driving import GRID, TINY, tiny_plan
 from tests.sweep_files import sweep_of, write
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 from trainers.schedule import evaluation_steps
 from trainers.spec import Backbone, Runtime, Screening
 

@@ -33,7 +33,7 @@ from orchestrator.settings import INDEX
 from orchestrator.spec import Sweep, load_sweeps
 from orchestrator.sweepschema import json_schema
 from tests.sweep_files import write
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 from trainers.spec import StudentSpec
 
 STEPS = st.sets(st.integers(1, 300_000), min_size=1, max_size=40)

@@ -30,8 +30,9 @@ from training_helpers import (
 from tests.stand_in_data import write_imagenet
 from trainers import rng
 from trainers.augment import normalise
-from trainers.data import Form, load, prepare
 from trainers.data.pool import plain_views
+from trainers.data.prepare import Form, prepare
+from trainers.data.prepared import load
 from trainers.distributed import World
 from trainers.errors import UnsuitableError
 from trainers.events import Checkpoint, Finished, Progress, Scored

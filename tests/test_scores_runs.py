@@ -37,7 +37,7 @@ from tests.sweep_files import write
 from tests.training_helpers import StopAfter
 from tests.two_workers import reports_of_two
 from trainers.checkpoint import weights_digest
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 from trainers.errors import NonFiniteLossError
 from trainers.scores import num_chunks
 

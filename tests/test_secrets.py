@@ -29,7 +29,7 @@ from orchestrator.tracking import Tracker, tracking_uri
 from orchestrator.worker import execute
 from tests.driving import Reports, digits_store, drive_here, tiny_plan
 from tests.sweep_files import write
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 
 NAME = "tiny"
 ADDRESS_SHOWN = "postgresql+psycopg2://db.example"

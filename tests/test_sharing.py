@@ -30,7 +30,7 @@ from orchestrator.sharing import (
 from orchestrator.spec import load_sweeps
 from orchestrator.units import Unit
 from tests.sweep_files import write
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 
 SWEEP = """\
 name: shared

@@ -11,7 +11,7 @@ from orchestrator.identity import run_key
 from orchestrator.plan import make_plan
 from orchestrator.spec import load_sweeps
 from tests.sweep_files import write
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

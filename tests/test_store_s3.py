@@ -41,7 +41,7 @@ from tests.driving import (
 )
 from tests.servers import Server, s3_server
 from tests.sweep_files import write
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 
 REPORT = """\
 report:

@@ -19,7 +19,7 @@ from training_helpers import (
 )
 
 from trainers.augment import normalise
-from trainers.data import ipc_indices
+from trainers.data.subset import ipc_indices
 from trainers.distributed import World
 from trainers.errors import TargetsError
 from trainers.student import StudentObjective, build_engine

@@ -29,7 +29,7 @@ from orchestrator.units import Unit
 from orchestrator.worth import Worth
 from tests.conducting import Ear, tell
 from tests.driving import SETTINGS, TINY, Clock, tiny_plan
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 
 GRID = """\
 grids:

@@ -18,8 +18,8 @@ from orchestrator.errors import SpecError, StoreError, UserError
 from orchestrator.spec import load_sweeps
 from orchestrator.store import Store
 from tests.sweep_files import write
-from trainers.data import OFFICIAL
 from trainers.data.archive import _ArrayUnpickler
+from trainers.data.catalogue import OFFICIAL
 
 ROOT = Path(__file__).parent.parent
 TINY = "name: tiny\nset: {dataset: digits, strategy: A, training: {steps: 5}}\n"

@@ -21,7 +21,7 @@ from orchestrator.store import Store
 from orchestrator.watchdog import FIRST_TIMES, Stillness, Watchdog, hang_dump, stacks
 from tests.driving import digits_store
 from trainers.control import Control
-from trainers.data import load
+from trainers.data.prepared import load
 from trainers.distributed import World
 from trainers.evaluate import evaluation_set, teacher_heads
 from trainers.models import build_teacher

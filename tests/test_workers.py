@@ -13,7 +13,7 @@ from orchestrator.spec import load_sweeps
 from orchestrator.units import Unit
 from orchestrator.workers import Share, Workers, share_of, workers_of
 from tests.sweep_files import write
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 
 SWEEP = """\
 name: sized

@@ -17,7 +17,7 @@ from orchestrator.worth import Means, Tally, Worth, tally
 from tests.driving import TINY, tiny_plan
 from tests.ledgers import BUG, Fake, ledger_of, take, take_all
 from tests.sweep_files import problems_of, sweep_of
-from trainers.data import OFFICIAL
+from trainers.data.catalogue import OFFICIAL
 
 
 def worth_of(

@@ -13,7 +13,8 @@ import torch.multiprocessing as mp
 
 from trainers.batches import BatchSource
 from trainers.checkpoint import parse_state, write_state
-from trainers.data import DatasetInfo, ImageData
+from trainers.data.images import ImageData
+from trainers.data.info import DatasetInfo
 from trainers.distributed import World
 from trainers.events import Checkpoint, Evaluation, Finished
 from trainers.models import build_teacher

@@ -14,7 +14,9 @@ from torch import Tensor
 from trainers import rng
 from trainers.augment import BLOCK_STEPS, Augmenter, AugmentParameters, mix_targets
 from trainers.blocks import Blocks, Fields
-from trainers.data import EncodedImages, ImageData, SampleOrder
+from trainers.data.encoded import EncodedImages
+from trainers.data.images import ImageData
+from trainers.data.order import SampleOrder
 from trainers.data.pool import default_threads
 from trainers.distributed import World
 from trainers.pixels import Crops, DecodedPixels, EncodedPixels, Needed

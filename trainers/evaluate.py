@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from trainers.augment import normalise
-from trainers.data import EncodedImages, ImageData
+from trainers.data.encoded import EncodedImages
+from trainers.data.images import ImageData
 from trainers.distributed import World
 from trainers.precision import autocast
 from trainers.pulse import PULSE

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainers import rng
 from trainers.augment_draws import BLOCK_STEPS, CropDraws, draw_crops
-from trainers.data import EncodedImages
+from trainers.data.encoded import EncodedImages
 from trainers.data.pool import DecodePool, Decoding
 from trainers.data.source import Image
 from trainers.data.views import crop_view, plain_view

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from trainers.batches import Batch, BatchSource
 from trainers.compiled import compiled
 from trainers.control import StopFlag
-from trainers.data import ImageData, ipc_indices
+from trainers.data.images import ImageData
+from trainers.data.subset import ipc_indices
 from trainers.distributed import World
 from trainers.engine import Engine, Sums, configure
 from trainers.errors import CheckpointError

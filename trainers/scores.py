@@ -29,7 +29,8 @@ from torch import Tensor
 
 from trainers.augment import normalise
 from trainers.control import Control, StopFlag
-from trainers.data import EncodedImages, ImageData
+from trainers.data.encoded import EncodedImages
+from trainers.data.images import ImageData
 from trainers.data.pool import default_threads, plain_batches
 from trainers.distributed import World
 from trainers.engine import configure

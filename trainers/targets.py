@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from trainers.augment import normalise
-from trainers.data import EncodedImages, ImageData
+from trainers.data.encoded import EncodedImages
+from trainers.data.images import ImageData
 from trainers.data.pool import plain_batches
 from trainers.errors import TargetsError
 from trainers.pulse import PULSE

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trainers.batches import Batch, BatchSource
 from trainers.control import Control, StopFlag
-from trainers.data import ImageData
+from trainers.data.images import ImageData
 from trainers.distributed import World
 from trainers.engine import Engine, Sums, configure
 from trainers.evaluate import TestSet, evaluation_set

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainers.data import OFFICIAL, ImageData
+from trainers.data.catalogue import OFFICIAL
+from trainers.data.images import ImageData
 from trainers.data.parquet import ParquetSource
 
 __all__ = ["load_images"]

@@ -10,7 +10,7 @@ import numpy as np
 from rounds import Stopwatch, Turn
 
 from baselines.setting import TEMPERATURE, Setting
-from trainers.data import ImageData
+from trainers.data.images import ImageData
 from trainers.distributed import World
 from trainers.engine import Engine
 from trainers.evaluate import evaluation_set, student_heads

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from trainers.data import ImageData
+from trainers.data.images import ImageData
 from trainers.models import Student, build_student, build_teacher
 from trainers.spec import (
     AUGMENTATIONS,

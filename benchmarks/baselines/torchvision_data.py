@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, RandomSampler
 from torchvision import transforms
 
 from baselines.setting import Setting
-from trainers.data import ImageData
+from trainers.data.images import ImageData
 from trainers.spec import AUGMENTATIONS, Augmentation
 
 __all__ = ["Pictures", "loader_options", "pictures", "sampler", "settle_batches"]

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainers import rng
 from trainers.data.decode import fit_array
 from trainers.data.source import Labels, Split, SplitName
 
@@ -52,6 +51,8 @@ class DigitsSource:
 
 
 def _is_test(labels: Labels) -> npt.NDArray[np.bool_]:
+    from trainers import rng  # and torch with it; a plan asks for the fingerprint alone
+
     generator = rng.generator("data", 0, "subset", 0)
     is_test = np.zeros(len(labels), dtype=np.bool_)
     for label in range(10):

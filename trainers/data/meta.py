@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from trainers.data.info import DatasetInfo
 from trainers.errors import DataError
 
-__all__ = ["META", "meta_text", "read_meta"]
+__all__ = ["META", "load_info", "meta_text", "read_meta"]
 
 META = "meta.json"
 _KEY = "sha256"
@@ -26,6 +28,14 @@ def meta_text(meta: Mapping[str, Any]) -> str:
     """The file's content."""
     plain = json.loads(json.dumps(dict(meta), allow_nan=False))
     return json.dumps(plain | {_KEY: _digest(plain)}, indent=2) + "\n"
+
+
+def load_info(folder: Path) -> DatasetInfo:
+    """What a prepared data set is. Raises DataError if `folder` holds none."""
+    meta = read_meta(folder)
+    values: dict[str, Any] = {field.name: meta[field.name] for field in fields(DatasetInfo)}
+    values |= {key: tuple(values[key]) for key in ("mean", "std")}  # JSON has lists only
+    return DatasetInfo(**values)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

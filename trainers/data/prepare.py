@@ -27,8 +27,8 @@ from trainers.data.encoded import (
 from trainers.data.find import find_source
 from trainers.data.images import content_fingerprint
 from trainers.data.info import DatasetInfo
-from trainers.data.meta import META, meta_text, read_meta
-from trainers.data.prepared import load_info, open_arrays, replacing
+from trainers.data.meta import META, load_info, meta_text, read_meta
+from trainers.data.prepared import open_arrays, replacing
 from trainers.data.source import (
     SPLITS,
     UNLISTED_BEFORE,

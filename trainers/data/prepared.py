@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +24,12 @@ import torch
 from trainers.data.decode import fit_array
 from trainers.data.encoded import EncodedImages, encoded_fingerprint, sizes_fingerprint
 from trainers.data.images import ImageData, content_fingerprint
-from trainers.data.info import DatasetInfo
-from trainers.data.meta import META, read_meta
+from trainers.data.meta import load_info, read_meta
 from trainers.data.pool import plain_views
 from trainers.data.source import SPLITS
 from trainers.errors import DataError
 
-__all__ = [
-    "META",
-    "changed",
-    "load",
-    "load_info",
-    "open_arrays",
-    "open_described",
-    "read_meta",
-    "replacing",
-]
-
-
-def load_info(folder: Path) -> DatasetInfo:
-    """What a prepared data set is. Raises DataError if `folder` holds none."""
-    meta = read_meta(folder)
-    values: dict[str, Any] = {field.name: meta[field.name] for field in fields(DatasetInfo)}
-    values |= {key: tuple(values[key]) for key in ("mean", "std")}  # JSON has lists only
-    return DatasetInfo(**values)
+__all__ = ["changed", "load", "open_arrays", "open_described", "replacing"]
 
 
 def load(
