@@ -15,7 +15,7 @@ from tests.training_helpers import DATASET, image_data
 from trainers.errors import UnsuitableError
 from trainers.label_noise import noisy_labels
 from trainers.losses import distillation_loss
-from trainers.revision import is_wrong, revise
+from trainers.revision import revise
 from trainers.selection import num_selected, selected
 from trainers.spec import Dataset, Revision
 
@@ -79,15 +79,13 @@ def test_a_right_prediction_keeps_its_order_and_only_wrong_leaves_it_alone(logit
     before, after = (torch.sign(row[:, None] - row) for row in (soft[0], every[0]))
     assert (before * after).min() >= 0
     assert torch.equal(revise(soft, truth, Revision(eta=eta)), soft)
-    assert not is_wrong(soft, truth).any()
 
 
 def test_only_wrong_revises_what_is_wrong():
     soft = torch.tensor([[0.6, 0.3, 0.1], [0.6, 0.3, 0.1], [0.5, 0.5, 0.0]])
     truth = torch.eye(3)[[0, 1, 1]]
     revised = revise(soft, truth, Revision(eta=0.8))
-    assert is_wrong(soft, truth).tolist() == [False, True, False]
-    assert torch.equal(revised[[0, 2]], soft[[0, 2]])
+    assert torch.equal(revised[[0, 2]], soft[[0, 2]])  # of a tie the true class has as much
     assert revised[1].tolist() == pytest.approx(reference(soft[1].tolist(), 1, 0.8))
     assert torch.equal(revise(soft, truth, None), soft)
 

@@ -14,16 +14,11 @@ from torch import Tensor
 
 from trainers.spec import Revision
 
-__all__ = ["is_wrong", "revise"]
-
-
-def is_wrong(targets_NC: Tensor, truth_NC: Tensor) -> Tensor:
-    """(N,) bool: whether another class has more of the target than the true one. A tie is right."""
-    return _excess(targets_NC, truth_NC)[:, 0] > 0
+__all__ = ["revise"]
 
 
 def _excess(targets_NC: Tensor, truth_NC: Tensor) -> Tensor:
-    """(N, 1) p^t_max − p^t_target."""
+    """(N, 1) p^t_max − p^t_target: above 0 where the target is wrong; a tie is right."""
     return targets_NC.amax(1, keepdim=True) - (targets_NC * truth_NC).sum(1, keepdim=True)
 
 
