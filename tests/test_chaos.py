@@ -1,5 +1,5 @@
-"""The fault harness in little, as `make test` runs it: nearly every kind of fault once. All of it,
-with clusters, servers and disks, is `make chaos`."""
+"""The fault harness in little, as `make test-slow` runs it: nearly every kind of fault once, three
+minutes. All of it, with clusters, servers and disks, is `make chaos`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,12 @@ import pytest
 from tests.chaos.acts import ACTS, SHORT
 from tests.chaos.harness import Harness, complaints
 from tests.chaos.kinds import Kind
-from tests.chaos.sweeps import PAIR
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
-ACTS_HERE = [
-    pytest.param(act, marks=[pytest.mark.slow] * (act.sweep is PAIR), id=act.name) for act in SHORT
-]
-"""Two workers take their time to start."""
-
-
-@pytest.mark.parametrize("act", ACTS_HERE)
+@pytest.mark.slow
+@pytest.mark.parametrize("act", SHORT, ids=lambda act: act.name)
 def test_nothing_is_lost_and_no_number_changes(act, tmp_path: Path) -> None:
     harness = Harness(tmp_path, seed=0)
     played = harness.play(act)
