@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from dashboards.labels import as_key, field_label, phrase, value_label
 from dashboards.results import Results
 
-__all__ = ["coverage_text", "missing_runs", "num_shorter", "shared_settings"]
+__all__ = ["coverage_text", "missing_runs", "shared_settings"]
 
 _SHORTER = "shorter than asked"
 """Of a run that is complete, but to an earlier step."""
@@ -35,14 +35,11 @@ def missing_runs(results: Results) -> list[dict[str, str]]:
     return list(missing.values())
 
 
-def num_shorter(missing: Iterable[Mapping[str, str]]) -> int:
-    """How many of `missing_runs` are complete to an earlier step."""
-    return sum(run["state"] == _SHORTER for run in missing)
-
-
-def coverage_text(runs: int, complete: int, shorter: int) -> str:
-    """`12 of 90 runs complete, 60 more to an earlier step than is asked`."""
-    text = f"{complete} of {runs} runs complete"
+def coverage_text(runs: int, missing: Collection[Mapping[str, str]]) -> str:
+    """`12 of 90 runs complete, 60 more to an earlier step than is asked`. missing: as
+    `missing_runs` gives them."""
+    text = f"{runs - len(missing)} of {runs} runs complete"
+    shorter = sum(run["state"] == _SHORTER for run in missing)
     return f"{text}, {shorter} more to an earlier step than is asked" if shorter else text
 
 

@@ -18,7 +18,7 @@ from dashboards.claim_text import (
 )
 from dashboards.claims import Finding, Judgement, TestResult, Verdict
 from dashboards.contributions import Contribution, contributions
-from dashboards.coverage import coverage_text, missing_runs, num_shorter, shared_settings
+from dashboards.coverage import coverage_text, missing_runs, shared_settings
 from dashboards.groups import Loaded
 from dashboards.provenance import environments
 from dashboards.raw import teacher_records
@@ -64,7 +64,7 @@ class Part:
     @property
     def coverage(self) -> str:
         """Its runs in words."""
-        return coverage_text(self.runs, self.complete, num_shorter(self.missing))
+        return coverage_text(self.runs, self.missing)
 
     @property
     def filled(self) -> int:
@@ -110,8 +110,7 @@ class ClaimView:
 class Page:
     """The whole page. pilot_notes: None at full scale. overrides: by which command lines made other
     experiments of its sweeps. restriction: of which runs alone; left_out: how many others
-    there are. runs: different ones, over all sweeps; shorter: those that are complete to an earlier
-    step than a sweep asks."""
+    there are. runs: different ones, over all sweeps; coverage: they in words."""
 
     title: str
     description: str
@@ -127,7 +126,7 @@ class Page:
     verdicts: Mapping[str, int]
     runs: int
     complete: int
-    shorter: int
+    coverage: str
     teachers: Sequence[Mapping[str, Any]]
     environments: Sequence[Mapping[str, Any]]
     contributions: Sequence[Contribution]
@@ -149,11 +148,6 @@ class Page:
     def full(self) -> int:
         """Table cells with every seed."""
         return sum(part.full for part in self.parts)
-
-    @property
-    def coverage(self) -> str:
-        """Its runs in words."""
-        return coverage_text(self.runs, self.complete, self.shorter)
 
 
 def build_page(
@@ -188,8 +182,8 @@ def build_page(
             for verdict, departure in sorted(counts, key=lambda one: VERDICTS.index(one[0]))
         },
         runs=len(runs),
-        complete=len(runs - set(missing)),
-        shorter=num_shorter(missing.values()),
+        complete=len(runs - missing.keys()),
+        coverage=coverage_text(len(runs), missing.values()),
         teachers=teacher_records(loaded.results),
         environments=environments(list(loaded.results.runs.values())),
         contributions=contributions(loaded.results.runs.values()),

@@ -171,8 +171,7 @@ def _all_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
     from trainers.spec import Runtime
 
     store, world = Store(config["store"]), World.current()
-    runtime = dict(config["runtime"])
-    runtime["decode_threads"] = runtime.get("decode_threads") or _decode_threads(config)
+    runtime = config["runtime"] | {"decode_threads": _decode_threads(config)}
     if config["use_gpu"]:
         runtime["device"] = f"cuda:{torch.cuda.current_device()}"
     with _watched(config, store, world.rank):

@@ -35,7 +35,6 @@ from orchestrator.weightsfiles import read_kept_weights
 from trainers.control import StopFlag
 from trainers.data.encoded import EncodedImages
 from trainers.data.images import ImageData
-from trainers.data.pool import default_threads
 from trainers.data.prepared import load
 from trainers.distributed import World
 from trainers.engine import configure
@@ -133,16 +132,16 @@ def _read_job(
 
 
 @lru_cache(maxsize=2)
-def _load_data(folder: Path, image_size: int | None, threads: int) -> ImageData:
+def _load_data(folder: Path, image_size: int | None, threads: int | None) -> ImageData:
     """Verified, resized or decoded once per process; trials of one process share it."""
     return load(folder, image_size=image_size, threads=threads)
 
 
 @lru_cache(maxsize=2)
-def _data_on(folder: Path, image_size: int | None, threads: int, device: torch.device) -> ImageData:
+def _data_on(path: Path, size: int | None, threads: int | None, device: torch.device) -> ImageData:
     """With its images on the device, unless they stay encoded: sent once per process, not once per
     run."""
-    data = _load_data(folder, image_size, threads)
+    data = _load_data(path, size, threads)
     if isinstance(data.train_images, EncodedImages):
         return data
     return dataclasses.replace(
@@ -152,8 +151,8 @@ def _data_on(folder: Path, image_size: int | None, threads: int, device: torch.d
 
 def _data(job: _Job, dataset: Dataset) -> ImageData:
     folder = job.store.local(paths.dataset_dir(dataset.name))
-    threads = job.runtime.decode_threads or default_threads(World.current().size)
-    data = _data_on(folder, dataset.image_size, threads, torch.device(job.runtime.device))
+    threads, device = job.runtime.decode_threads, torch.device(job.runtime.device)
+    data = _data_on(folder, dataset.image_size, threads, device)
     if data.info.fingerprint != dataset.fingerprint:
         raise StoreError(
             f"data set {dataset.name} of this store is not the one this run was planned with "

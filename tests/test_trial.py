@@ -64,8 +64,7 @@ def test_an_exception_in_training_is_the_last_report() -> None:
         yield {"event": "started"}
         raise KeyError("lr")
 
-    signs = ("alive",)  # torch may take its second to load meanwhile
-    first, last = (r for r in _in_training_thread(reports) if r["event"] not in signs)
+    first, last = _in_training_thread(reports, first_sign_s=60.0)  # torch may have to be loaded
     assert first == {"event": "started"}
     assert (last["event"], last["message"]) == ("failed", "KeyError: 'lr'")
 

@@ -31,18 +31,13 @@ _CHUNK = 8
 def default_threads(world_size: int = 1) -> int:
     """The cores this process may use, shared among the workers of its node."""
     workers = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
-    return max(_cores() // max(workers, 1), 1)
+    return threads_of_share(1 / max(workers, 1))
 
 
 def threads_of_share(share: float) -> int:
     """So much of the cores this process may use, one at the least. share: of the node."""
-    return max(int(_cores() * min(share, 1.0) + 1e-6), 1)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(int((cores or 1) * min(share, 1.0) + 1e-6), 1)
 
 
 class Decoding:
