@@ -30,7 +30,7 @@ from machine import describe
 from rich.console import Console
 
 import orchestrator.trial
-from orchestrator.conductor import Listener, Live
+from orchestrator.listener import Listener, Live
 from orchestrator.driver import DriveOptions, drive
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Progress

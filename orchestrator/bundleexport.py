@@ -14,12 +14,13 @@ from typing import Any
 import pyarrow.compute as pc
 
 from orchestrator import clock, paths
-from orchestrator.bundle import RunRecord, pack, portable, read_record
+from orchestrator.bundle import pack, portable
 from orchestrator.bundlefile import write_pack
 from orchestrator.bundleweights import Carried, Limits, StateGoneError, carry
 from orchestrator.damage import refuse_unsealed
 from orchestrator.errors import UserError, nearest
 from orchestrator.identity import canonical_json, from_canonical, run_key
+from orchestrator.runrecord import RunRecord, read_record
 from orchestrator.store import Store
 from trainers.spec import StudentSpec, scores_spec
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from dashboards.seals import seal_parquet
 from orchestrator import clock, paths
-from orchestrator.bundle import RunRecord, read_record, unpack
+from orchestrator.bundle import unpack
 from orchestrator.bundlefile import Packed, bundle_error, read_pack
 from orchestrator.bundlemerge import Merged, merge, merge_plans
 from orchestrator.bundlesnapshots import forms
@@ -26,6 +26,7 @@ from orchestrator.bundleweights import decoded, state_fault, weights_fault
 from orchestrator.damage import refuse_unsealed
 from orchestrator.errors import DamagedFileError
 from orchestrator.lease import Lease
+from orchestrator.runrecord import RunRecord, read_record
 from orchestrator.store import Store
 
 __all__ = ["Imported", "import_bundles"]

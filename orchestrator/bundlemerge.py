@@ -15,9 +15,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.bundle import RunRecord
 from orchestrator.bundlesnapshots import as_copy, disagreement, joined
 from orchestrator.records import differing_column
+from orchestrator.runrecord import RunRecord
 from orchestrator.units import ARTEFACTS
 
 __all__ = ["Merged", "merge", "merge_plans"]

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from orchestrator import paths
-from orchestrator.bundle import RunRecord
 from orchestrator.bundlefile import Member
 from orchestrator.errors import StoreError
 from orchestrator.identity import from_canonical
 from orchestrator.needs import teacher_with
+from orchestrator.runrecord import RunRecord
 from orchestrator.store import Store, store_errors
 from trainers.checkpoint import (
     check_state,

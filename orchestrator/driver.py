@@ -17,17 +17,17 @@ from pathlib import Path
 import psutil
 
 from dashboards.filesystem import child_uri
-from orchestrator import paths
 from orchestrator.admission import Capacity, Shape
 from orchestrator.budget import Limit
 from orchestrator.bulletin import posting
 from orchestrator.clusterview import ClusterView, Picture, read_cluster
-from orchestrator.conductor import Conductor, Listener, TrialSettings
+from orchestrator.conductor import Conductor, TrialSettings
 from orchestrator.errors import MachineError, StoreError
 from orchestrator.estimate import Pace, measured_rates
 from orchestrator.following import ClusterLostError, Follower
 from orchestrator.interrupts import beginning, stopping
 from orchestrator.ledger import Entry, Ledger, State, Task
+from orchestrator.listener import Listener
 from orchestrator.pacing import Pacing
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
@@ -36,7 +36,7 @@ from orchestrator.rayprocesses import end_process, survive_memory_monitor
 from orchestrator.retry import Failure
 from orchestrator.shapes import refuse_unfit, shape_of
 from orchestrator.sharing import Sharing, most_runs, shipped_table
-from orchestrator.stopping import forget_others, watching
+from orchestrator.stopping import forget, forget_others, watching
 from orchestrator.store import Store
 from orchestrator.timebox import Timebox
 from orchestrator.tuning import Tuning, repeating
@@ -123,10 +123,7 @@ def drive(
         survive_memory_monitor()
         view = ClusterView(partial(read_cluster, is_shared=is_shared))
         use_gpu, capacity = _capacity(view, options)
-        _refuse_unfit(plan.left, capacity.total, options, use_gpu=use_gpu)
         shape_of = _shapes(plan, options, view.picture, progress, use_gpu, capacity.total)
-        if use_gpu and (short := view.picture.short_of_cpus(_smallest(plan, shape_of))):
-            progress.warned(short)
         ledger = _ledger(plan, capacity, shape_of, limit)
         timebox = _timebox(limit, plan, store)
         conductor = Conductor(
@@ -139,8 +136,6 @@ def drive(
             is_node_gone=view.is_gone,
             timebox=timebox,
         )
-        if options.gpus_per_run not in (None, 1) and not use_gpu:
-            progress.warned("there is no GPU: --gpus-per-run is ignored")
         for listener in (progress, *listeners):
             listener.watch(conductor)
         follower = Follower(view, conductor, progress, store, use_gpu=use_gpu, is_shared=is_shared)
@@ -158,8 +153,7 @@ def drive(
     is_lost = lost is not None and lost.is_set()
     # Else a flag just now is for the next round.
     if interrupted or spent or is_lost or ledger.stopped_early:
-        with suppress(StoreError):  # a flag that is left behind stops nobody else
-            store.delete(paths.stop_flag(driver))
+        forget(store, driver)
     return _outcome(ledger, bool(interrupted), spent)
 
 
@@ -311,9 +305,18 @@ def _shapes(
     use_gpu: bool,
     devices: float,
 ) -> Callable[[Task], Shape]:
-    """What a unit of the plan takes."""
+    """What a unit of the plan takes. Raises MachineError for a unit that nothing here can take."""
+    _refuse_unfit(plan.left, devices, options, use_gpu=use_gpu)
     shares = _auto_shares(plan, picture, progress)
-    return lambda task: _shape(task, options, use_gpu, devices, shares.get(task.name, 1.0))
+
+    def shape(task: Task) -> Shape:
+        return _shape(task, options, use_gpu, devices, shares.get(task.name, 1.0))
+
+    if use_gpu and (short := picture.short_of_cpus(_smallest(plan, shape))):
+        progress.warned(short)
+    if options.gpus_per_run not in (None, 1) and not use_gpu:
+        progress.warned("there is no GPU: --gpus-per-run is ignored")
+    return shape
 
 
 def _smallest(plan: Plan, shape_of: Callable[[Task], Shape]) -> float:

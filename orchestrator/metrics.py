@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator.conductor import Conductor, Listener, Live
+from orchestrator.conductor import Conductor
 from orchestrator.errors import MachineError
 from orchestrator.ledger import State
+from orchestrator.listener import Listener, Live
 from orchestrator.retry import Cause, Decision, Failure
 from orchestrator.units import KINDS, Unit
 

@@ -10,9 +10,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from orchestrator.conductor import Conductor, Listener, Live
+from orchestrator.conductor import Conductor
 from orchestrator.glance import Glance, Going, duration
 from orchestrator.ledger import State
+from orchestrator.listener import Listener, Live
 from orchestrator.retry import Decision, Failure
 from orchestrator.units import Unit
 

@@ -16,7 +16,7 @@ from orchestrator.units import Unit
 from orchestrator.watchdog import hang_dump
 
 if TYPE_CHECKING:
-    from orchestrator.conductor import Live
+    from orchestrator.listener import Live
 
 __all__ = ["classify", "record_failure", "set_aside", "store_answers"]
 

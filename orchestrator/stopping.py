@@ -16,7 +16,7 @@ from orchestrator import paths
 from orchestrator.errors import StoreError
 from orchestrator.store import Store
 
-__all__ = ["ask_to_stop", "forget_others", "watching"]
+__all__ = ["ask_to_stop", "forget", "forget_others", "watching"]
 
 _LOOK_S = {True: 0.5, False: 2.0}
 """Seconds between looks, by whether the store is local."""
@@ -37,6 +37,12 @@ def forget_others(store: Store, driver: str) -> None:
         rel = f"{paths.control_dir()}/{name}"
         if rel != own and (rel == stem or rel.startswith(f"{stem}-")):
             store.delete(rel)
+
+
+def forget(store: Store, driver: str) -> None:
+    """Removes this driver's own flag, once it has stopped."""
+    with suppress(StoreError):  # one that is left behind stops nobody else
+        store.delete(paths.stop_flag(driver))
 
 
 @contextmanager

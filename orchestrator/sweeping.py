@@ -17,7 +17,6 @@ from orchestrator.asked import Asked, bound, limited, measuring, read_asked, sto
 from orchestrator.budget import Limit
 from orchestrator.bundling import BundleExport, check_place, export_so_far
 from orchestrator.conclusion import InterruptedByUser, conclude, stopped_text
-from orchestrator.conductor import Listener, Live
 from orchestrator.damage import Mender
 from orchestrator.datasets import (
     Location,
@@ -32,6 +31,7 @@ from orchestrator.following import ClusterLostError
 from orchestrator.interrupts import beginning
 from orchestrator.jobrecord import note_job
 from orchestrator.lease import Lease, holder
+from orchestrator.listener import Listener, Live
 from orchestrator.measure import bind_presets, measuring_plan
 from orchestrator.metrics import Metrics, exporting
 from orchestrator.overheads import Overheads, write_overheads

@@ -16,13 +16,14 @@ import pyarrow as pa
 
 from dashboards.report import write_report
 from orchestrator import paths
-from orchestrator.bundle import RunRecord, pack, unpack
+from orchestrator.bundle import pack, unpack
 from orchestrator.bundleexport import export_bundle
 from orchestrator.bundlefile import read_pack, write_pack
 from orchestrator.bundleimport import Imported, import_bundles
 from orchestrator.overrides import limit_sweeps, parse_limit
 from orchestrator.plan import make_plan
 from orchestrator.plandocument import plan_document
+from orchestrator.runrecord import RunRecord
 from orchestrator.spec import load_sweeps
 from orchestrator.store import Store
 from tests.driving import TINY, digits_store, drive_here, tiny_plan

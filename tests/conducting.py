@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.conductor import Conductor, Listener, Live
+from orchestrator.conductor import Conductor
 from orchestrator.ledger import State
+from orchestrator.listener import Listener, Live
 from orchestrator.retry import Decision, Failure
 from orchestrator.units import Unit
 

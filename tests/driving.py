@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from orchestrator import paths
 from orchestrator.admission import Capacity, Shape
-from orchestrator.conductor import Conductor, Listener, TrialSettings
+from orchestrator.conductor import Conductor, TrialSettings
 from orchestrator.inventory import read_inventory
 from orchestrator.ledger import Ledger
+from orchestrator.listener import Listener
 from orchestrator.overrides import apply_overrides
 from orchestrator.plan import Plan, make_plan
 from orchestrator.spec import load_sweeps

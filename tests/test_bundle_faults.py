@@ -18,7 +18,6 @@ from rich.console import Console
 
 from dashboards.seals import seal_parquet
 from orchestrator import bundlefile, paths
-from orchestrator.bundle import read_record
 from orchestrator.bundleexport import export_bundle
 from orchestrator.bundlefile import is_zip, read_pack, write_pack, zip_place
 from orchestrator.bundleimport import import_bundles
@@ -26,6 +25,7 @@ from orchestrator.bundleweights import MAX_CHECKPOINT_MB, Limits
 from orchestrator.bundling import BundleExport, check_place, export_so_far
 from orchestrator.errors import StoreError, UserError
 from orchestrator.metricsfile import read_metrics
+from orchestrator.runrecord import read_record
 from orchestrator.store import Store
 from tests.bundle_stores import (
     NAME,
@@ -202,7 +202,7 @@ def test_a_result_is_no_newer_than_the_rows_beside_it(
         return table
 
     with monkeypatch.context() as patched:
-        patched.setattr("orchestrator.bundle.read_metrics", extended)
+        patched.setattr("orchestrator.runrecord.read_metrics", extended)
         record = read_record(store, name)
     assert record is not None
     assert record.result is not None

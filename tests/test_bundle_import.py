@@ -13,14 +13,15 @@ from typer.testing import CliRunner
 
 from dashboards.report import write_report
 from orchestrator import cli, paths
-from orchestrator.bundle import RunRecord, machine_name, read_record
+from orchestrator.bundle import machine_name
 from orchestrator.bundlefile import read_pack
 from orchestrator.bundleimport import import_bundles
-from orchestrator.conductor import Listener
 from orchestrator.errors import StoreInUseError
 from orchestrator.inventory import read_inventory
 from orchestrator.lease import Lease
+from orchestrator.listener import Listener
 from orchestrator.plan import Plan
+from orchestrator.runrecord import RunRecord, read_record
 from orchestrator.store import Store
 from orchestrator.tracking_view import view
 from tests.bundle_stores import (

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from orchestrator.bundle import RunRecord
 from orchestrator.bundlemerge import merge, merge_plans
+from orchestrator.runrecord import RunRecord
 
 NAN = float("nan")
 STUDENT, TEACHER = "student", "teacher"

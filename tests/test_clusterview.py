@@ -12,8 +12,9 @@ import pytest
 from orchestrator import paths
 from orchestrator.admission import Shape
 from orchestrator.clusterview import ClusterView, Node, Picture, Silence, _node
-from orchestrator.conductor import Conductor, Listener
+from orchestrator.conductor import Conductor
 from orchestrator.following import ClusterLostError, Follower
+from orchestrator.listener import Listener
 from orchestrator.store import Store
 from tests.driving import GRID, TINY, Clock, conductor_of, tiny_plan
 

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from orchestrator import cli, paths, publishing, sweeping
 from orchestrator.asked import Asked, read_asked
 from orchestrator.budget import Limit
-from orchestrator.conductor import Listener
 from orchestrator.driver import DriveOptions, Outcome
 from orchestrator.errors import RunsFailedError, UserError
 from orchestrator.ledger import State
+from orchestrator.listener import Listener
 from orchestrator.measure import bind_presets, measuring_plan
 from orchestrator.plan import Plan
 from orchestrator.settings import INDEX

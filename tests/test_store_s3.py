@@ -18,9 +18,9 @@ from rich.console import Console
 
 from dashboards.report import write_report
 from orchestrator import paths
-from orchestrator.conductor import Listener
 from orchestrator.errors import StoreError, StoreInUseError
 from orchestrator.lease import Lease
+from orchestrator.listener import Listener
 from orchestrator.overrides import apply_overrides
 from orchestrator.plan import make_plan
 from orchestrator.plandocument import plan_document
