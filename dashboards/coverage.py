@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from dashboards.labels import as_key, field_label, phrase, value_label
+from dashboards.labels import Key, as_key, field_label, here_label, phrase
 from dashboards.results import Results
 
 __all__ = ["coverage_text", "missing_runs", "shared_settings"]
@@ -44,9 +44,15 @@ def coverage_text(runs: int, missing: Collection[Mapping[str, str]]) -> str:
 
 
 def shared_settings(results: Results) -> str:
-    """`Data set CIFAR-10; Strategy B`: what is equal in all points."""
+    """`Data set CIFAR-10; Strategy B`: what is equal in all points. A pilot's runs may have
+    other values than its layout: `Batch size 128 (here 16)`."""
+    actual: dict[str, dict[Key, None]] = {}
+    for point in results.plan.points:
+        for name, value in point.actual.items():
+            actual.setdefault(name, {})[as_key(value)] = None
     texts = [
-        f"{field_label(name)} {value_label(name, as_key(value))}"
+        f"{field_label(name)} "
+        + here_label(name, as_key(value), list(actual[name]) if name in actual else None)
         for name, value in results.plan.settings.items()
         if value is not None
     ]

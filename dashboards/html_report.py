@@ -46,7 +46,7 @@ def render_markdown(page: Page, judgements: Sequence[Judgement]) -> str:
     for part in page.parts:
         parts += _heading(part) if page.is_group else []
         parts += [_section(section) for section in part.sections]
-        parts.append(teachers_markdown(part.teachers, part.teacher_heads))
+        parts.append(teachers_markdown(part.teachers))
     parts += [contributions_markdown(page.contributions)] if page.contributions else []
     missing = [run for part in page.parts for run in part.missing]
     parts += ["## Missing runs", _missing(missing)] if missing else []

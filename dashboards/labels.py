@@ -104,6 +104,7 @@ _NONE = {
     "revision.eta": "no LR",
     "selection.method": "no DS",
     "teacher.label_noise": "the student's",
+    "teacher.screen": "whole test set",
 }
 """What stands for no value."""
 

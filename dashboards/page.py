@@ -22,7 +22,7 @@ from dashboards.coverage import coverage_text, missing_runs, shared_settings
 from dashboards.groups import Loaded
 from dashboards.provenance import environments
 from dashboards.raw import teacher_records
-from dashboards.referee import TeacherRow, teacher_heads, teacher_rows
+from dashboards.referee import TeacherTable, teacher_table
 from dashboards.results import Results
 from dashboards.sections import Section
 from dashboards.sources import Source, claim_sources
@@ -42,7 +42,7 @@ _RULES = {
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One sweep. ids: MLflow run by run name. missing: `coverage.missing_runs`. teachers: students
-    beside theirs, under teacher_heads."""
+    beside theirs."""
 
     name: str
     title: str
@@ -53,8 +53,7 @@ class Part:
     runs: int
     missing: Sequence[Mapping[str, str]]
     ids: Mapping[str, str]
-    teachers: Sequence[TeacherRow]
-    teacher_heads: Sequence[str]
+    teachers: TeacherTable | None
 
     @property
     def complete(self) -> int:
@@ -224,8 +223,7 @@ def _part(results: Results, sections: Sequence[Section], ids: Mapping[str, str])
         runs=len(plan.run_names),
         missing=missing_runs(results),
         ids=ids,
-        teachers=teacher_rows(results),
-        teacher_heads=teacher_heads(results),
+        teachers=teacher_table(results),
     )
 
 

@@ -8,6 +8,7 @@ the paper's, are what to look at first.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from dashboards.raw import run_records
 from dashboards.results import Results
 from dashboards.table_text import pipe_table
 
-__all__ = ["TEACHERS_NOTE", "TeacherRow", "teacher_heads", "teacher_rows", "teachers_markdown"]
+__all__ = ["TEACHERS_NOTE", "TeacherTable", "teacher_rows", "teacher_table", "teachers_markdown"]
 
 _SPLIT = ("dataset", "backbone.name", "ipc", "loss", "revision.eta", "selection.method")
 """Fields that get a column where they vary; over all others a row takes the mean."""
@@ -54,7 +55,7 @@ class TeacherRow:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """As a table shows them, under `teacher_heads`."""
+        """As a table shows them, under `_heads`."""
         up = sum(one > 0 for one in self.differences)
         down = sum(one < 0 for one in self.differences)
         teachers = f" ({self.teachers} teachers)" if self.teachers > 1 else ""
@@ -70,7 +71,30 @@ class TeacherRow:
         )
 
 
-def teacher_heads(results: Results) -> tuple[str, ...]:
+@dataclass(frozen=True, kw_only=True)
+class TeacherTable:
+    """As readers see it. num_keys: columns that name a row, the first ones."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    num_keys: int
+
+
+def teacher_table(results: Results) -> TeacherTable | None:
+    """Without the columns that have nothing to say (of C, in a sweep of B alone); None without
+    rows."""
+    rows = [row.cells for row in teacher_rows(results)]
+    if not rows:
+        return None
+    said = [any(column) for column in zip(*rows, strict=True)]
+    return TeacherTable(
+        heads=tuple(itertools.compress(_heads(results), said)),
+        rows=[tuple(itertools.compress(row, said)) for row in rows],
+        num_keys=len(_splits(results)) + 1,
+    )
+
+
+def _heads(results: Results) -> tuple[str, ...]:
     """Heads of the columns of `TeacherRow.cells`."""
     return (
         *(field_label(name) for name in _splits(results)),
@@ -99,11 +123,11 @@ def teacher_rows(results: Results) -> list[TeacherRow]:
     return [_row(at[:-1], float(str(at[-1])), splits, own) for at, own in found]
 
 
-def teachers_markdown(rows: Sequence[TeacherRow], heads: Sequence[str]) -> str:
+def teachers_markdown(shown: TeacherTable | None) -> str:
     """A heading, the table and what it shows; empty without rows."""
-    if not rows:
+    if shown is None:
         return ""
-    table = pipe_table(heads, (row.cells for row in rows), num_keys=len(rows[0].at) + 1)
+    table = pipe_table(shown.heads, shown.rows, num_keys=shown.num_keys)
     return f"## Students beside their teachers\n\n{table}\n\n{TEACHERS_NOTE}"
 
 

@@ -132,7 +132,7 @@ def _summary(page: Page, shown: Sequence[Section]) -> str:
 
 
 def _teachers(part: Part) -> str:
-    return teachers_markdown(part.teachers, part.teacher_heads)
+    return teachers_markdown(part.teachers)
 
 
 def _render(loaded: Loaded) -> tuple[dict[str, list[Section]], Files]:

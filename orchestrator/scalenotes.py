@@ -90,7 +90,7 @@ def _models(points: Sequence[Point], scaling: Scaling) -> Iterator[str]:
 def _settings(scaling: Scaling) -> Iterator[str]:
     scale = scaling.scale
     set_ = [
-        f"{name} {plain(value)}"
+        f"{name} {'null' if value is None else plain(value)}"
         for name, value in scale.settings.items()
         if name not in scaling.axes
     ]

@@ -132,6 +132,16 @@ def test_runs_that_ended_earlier_than_asked_are_counted_apart(tmp_path: Path) ->
     assert "1 of 25 runs complete, 2 more to an earlier step than is asked." in page
 
 
+def test_a_pilot_says_what_its_runs_have_instead_of_what_all_share(tmp_path: Path) -> None:
+    settings = {"dataset": "digits", "training.batch_size": 128, "teacher.screen": 1000}
+    here = {"training.batch_size": 16, "teacher.screen": None}
+    pilot = {"name": "pilot", "notes": [], "steps": {}}
+    write_plan(tmp_path, POINTS, ITEMS, settings=settings, scale=pilot, actual=lambda _: here)
+    write_run(tmp_path, POINTS[0])
+    page = Path(write_report(tmp_path, "demo").index).read_text()
+    assert "Batch size 128 (here 16); Teacher screen 1,000 (here whole test set)." in page
+
+
 def test_what_the_sweep_says_is_escaped(tmp_path: Path) -> None:
     page = Path(write_report(build(tmp_path), "demo").index).read_text()
     assert "&lt;b&gt;Strategies&lt;/b&gt;" in page

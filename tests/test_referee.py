@@ -20,7 +20,7 @@ from dashboards_store import (
 )
 
 from dashboards.groups import load
-from dashboards.referee import teacher_heads, teacher_rows
+from dashboards.referee import teacher_rows, teacher_table
 from dashboards.report import write_report
 
 TABLE: list[dict[str, Any]] = [
@@ -121,8 +121,22 @@ def test_columns_for_what_varies(tmp_path: Path) -> None:
         write_run(tmp_path, point, score=known)
     write_snapshot(tmp_path, 30.0)
     results = load(str(tmp_path), "demo").results
-    assert teacher_heads(results)[:2] == ("IPC", "Teacher")
+    shown = teacher_table(results)
+    assert shown is not None
+    assert (shown.heads[:2], shown.num_keys) == (("IPC", "Teacher"), 2)
     assert [row.at for row in teacher_rows(results)] == [("10",), ("100",), ("full",)]
+
+
+def test_no_column_for_what_no_row_has(tmp_path: Path) -> None:
+    """A sweep of B alone says nothing of C, and a single seed has no spread."""
+    points = grid(strategies=("B",), teachers=(30.0,), seeds=(0,))
+    write_plan(tmp_path, points, TABLE[:0])
+    write_run(tmp_path, points[0], score=known)
+    write_snapshot(tmp_path, 30.0)
+    shown = teacher_table(load(str(tmp_path), "demo").results)
+    assert shown is not None
+    assert shown.heads == ("Teacher", "its Top-1", "Runs", "g − teacher, B", "h − teacher, B")
+    assert [len(row) for row in shown.rows] == [5]
 
 
 def test_a_column_for_revision_has_a_row_without(tmp_path: Path) -> None:
