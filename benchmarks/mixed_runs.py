@@ -30,8 +30,8 @@ from machine import describe
 from rich.console import Console
 
 import orchestrator.trial
-from orchestrator.listener import Listener, Live
 from orchestrator.driver import DriveOptions, drive
+from orchestrator.listener import Listener, Live
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Progress
 from orchestrator.spec import load_sweeps
