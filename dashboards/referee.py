@@ -162,6 +162,7 @@ def _students(results: Results) -> pd.DataFrame:
             continue
         settings = point.settings | point.actual | {"seed": None}
         alike = settings | dict.fromkeys(_OF_C)
+        has_one_head = settings.get("loss") == "kd"  # h alone; its Top-1 stands in both columns
         rows[point.run] = {
             **{name: record.get(name, settings.get(name)) for name in _splits(results)},
             _TEACHER: float(str(settings[_TEACHER])),
@@ -171,7 +172,7 @@ def _students(results: Results) -> pd.DataFrame:
             "seed": point.seed,
             "setting": json.dumps(settings, sort_keys=True),
             "alike": json.dumps(alike, sort_keys=True),
-            "top1_g": np.nan if record["top1_g"] is None else record["top1_g"],
+            "top1_g": np.nan if record["top1_g"] is None or has_one_head else record["top1_g"],
             "top1_h": record["top1_h"],
         }
     return pd.DataFrame(list(rows.values()))

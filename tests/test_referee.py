@@ -139,6 +139,17 @@ def test_no_column_for_what_no_row_has(tmp_path: Path) -> None:
     assert [len(row) for row in shown.rows] == [5]
 
 
+def test_students_of_conventional_distillation_have_no_projection_head(tmp_path: Path) -> None:
+    points = grid(strategies=("B",), teachers=(30.0,), seeds=(0,), loss=("kd",))
+    write_plan(tmp_path, points, TABLE[:0])
+    write_run(tmp_path, points[0], score=known)
+    write_snapshot(tmp_path, 30.0)
+    shown = teacher_table(load(str(tmp_path), "demo").results)
+    assert shown is not None
+    assert shown.heads[-1] == "h − teacher, B"
+    assert "g − teacher, B" not in shown.heads
+
+
 def test_a_column_for_revision_has_a_row_without(tmp_path: Path) -> None:
     points = grid(
         strategies=("B",), teachers=(30.0,), seeds=(0,), **{"revision.eta": (0.8, None, 0.2)}
