@@ -310,7 +310,9 @@ class Conductor:
             return
         for line in set_aside(self._store, final.get("damaged") or (), unit.label):
             self._warn(line)
-        decision = self.ledger.fail(unit.name, failure, progressed=live.saved, rest=True)
+        decision = self.ledger.fail(
+            unit.name, failure, progressed=live.saved, lasted_s=live.lasted_s, rest=True
+        )
         entry = self.ledger.entries[unit.name]
         if entry.resting:
             self._wakes[unit.name] = self._clock() + entry.attempts.wait_s()

@@ -220,13 +220,20 @@ class Ledger:
             self._lose(token)
 
     def fail(
-        self, name: str, failure: Failure, *, progressed: bool = False, rest: bool = False
+        self,
+        name: str,
+        failure: Failure,
+        *,
+        progressed: bool = False,
+        lasted_s: float = 0.0,
+        rest: bool = False,
     ) -> Decision:
         """An attempt failed: the unit is ready again, or failed with its dependants blocked, or
-        left for another plan. progressed: the attempt had done lasting work before. rest: where
-        the policy has the unit wait, it is handed out only after `wake`."""
+        left for another plan. progressed: the attempt had done lasting work before. lasted_s:
+        how long it went on. rest: where the policy has the unit wait, it is handed out only after
+        `wake`."""
         entry = self._release(name)
-        decision = entry.attempts.decide(failure)
+        decision = entry.attempts.decide(failure, worked_s=lasted_s if progressed else 0.0)
         if progressed:
             self._row.clear()
         if decision is Decision.RETRY:

@@ -50,6 +50,10 @@ class Live:
     final: dict[str, Any] | None = None
 
     @property
+    def lasted_s(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
     def steps_trained(self) -> int:
         """By this attempt."""
         return max(0, self.step - self.first_step + 1)

@@ -59,6 +59,10 @@ _FIRST_WAIT_S = {
 }
 _LONGEST_WAIT_S = 60.0
 
+_RENEWAL_S = 3600.0
+"""An attempt that went on for so long, and saved what it did, gives its run all its retries again:
+a day's training on eight GPUs may lose a worker now and then, and gets on all the same."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
@@ -81,20 +85,29 @@ class Failure:
 
 @dataclass
 class Attempts:
-    """A run's failures so far; each cause has a budget of its own."""
+    """A run's failures so far; each cause has a budget of its own. forgiven: how many of the first
+    ones no longer count against it."""
 
     failures: list[Failure] = field(default_factory=list)
+    forgiven: int = 0
 
-    def decide(self, failure: Failure) -> Decision:
-        """Records the failure and says whether the run gets another attempt."""
+    def decide(self, failure: Failure, *, worked_s: float = 0.0) -> Decision:
+        """Records the failure and says whether the run gets another attempt. worked_s: seconds that
+        this attempt went on for, where the store has what it did."""
+        if worked_s >= _RENEWAL_S:
+            self.forgiven = len(self.failures)
         self.failures.append(failure)
         if failure.cause is Cause.DAMAGED:
             return Decision.REDO
-        used = self.by_cause()[failure.cause]
+        used = self._counting()[failure.cause]
         return Decision.RETRY if used <= _BUDGETS.get(failure.cause, 0) else Decision.GIVE_UP
 
     def by_cause(self) -> Counter[Cause]:
+        """All of them."""
         return Counter(one.cause for one in self.failures)
+
+    def _counting(self) -> Counter[Cause]:
+        return Counter(one.cause for one in self.failures[self.forgiven :])
 
     def wait_s(self) -> float:
         """Seconds to leave the run alone after its last failure: 1, 2, 4 … (a store: 5, 10, 20 …),
@@ -102,5 +115,5 @@ class Attempts:
         after a preemption: the run goes on elsewhere."""
         if not self.failures or (cause := self.failures[-1].cause) not in _FIRST_WAIT_S:
             return 0.0
-        doubled = _FIRST_WAIT_S[cause] * 2.0 ** (self.by_cause()[cause] - 1)
+        doubled = _FIRST_WAIT_S[cause] * 2.0 ** (self._counting()[cause] - 1)
         return min(doubled, _LONGEST_WAIT_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from orchestrator.ledger import Ledger, State
@@ -24,7 +26,7 @@ FROZEN = Failure(cause=Cause.HUNG, message="hung: worker 0 did nothing")
 ROTTEN = Failure(cause=Cause.DAMAGED, message="DamagedFileError: acc-30")
 
 
-def fail_next(ledger: Ledger, failure: Failure, **how: bool) -> Decision:
+def fail_next(ledger: Ledger, failure: Failure, **how: Any) -> Decision:
     name = take(ledger)
     assert name is not None
     return ledger.fail(name, failure, **how)
@@ -67,6 +69,14 @@ def test_an_attempt_that_came_far_breaks_the_row() -> None:
     for _ in range(15):
         fail_next(ledger, LOST, progressed=True)
     assert not ledger.stopping
+
+
+@pytest.mark.parametrize(("saved", "after"), [(True, State.READY), (False, State.FAILED)])
+def test_only_work_that_was_saved_renews_a_run(saved: bool, after: State) -> None:
+    ledger = ledger_of(*units(1), slots=1, same_failures=0)
+    for _ in range(4):
+        fail_next(ledger, LOST, progressed=saved, lasted_s=7200.0)
+    assert ledger.entries["u0"].state is after
 
 
 def test_failures_of_two_kinds_are_no_row() -> None:

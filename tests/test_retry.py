@@ -51,6 +51,18 @@ def test_damaged_files_have_no_budget() -> None:
     assert {attempts.decide(failure(Cause.DAMAGED)) for _ in range(50)} == {Decision.REDO}
 
 
+def test_an_attempt_that_got_far_renews_the_budgets() -> None:
+    """A day on eight GPUs loses a worker now and then; that is no reason to give the run up."""
+    attempts = Attempts()
+    lost = failure(Cause.WORKER_LOST)
+    for _ in range(20):
+        assert attempts.decide(lost, worked_s=2 * 3600.0) is Decision.RETRY
+    assert attempts.wait_s() == 1.0
+    assert attempts.by_cause() == {Cause.WORKER_LOST: 20}
+    later = [attempts.decide(lost, worked_s=600.0) for _ in range(3)]
+    assert later == [Decision.RETRY, Decision.RETRY, Decision.GIVE_UP]
+
+
 def waits(cause: Cause, count: int) -> list[float]:
     attempts = Attempts()
     found = []
