@@ -35,6 +35,7 @@ from orchestrator.weightsfiles import read_kept_weights
 from trainers.control import StopFlag
 from trainers.data.encoded import EncodedImages
 from trainers.data.images import ImageData
+from trainers.data.pool import PlainViews
 from trainers.data.prepared import load
 from trainers.distributed import World
 from trainers.engine import configure
@@ -142,7 +143,7 @@ def _data_on(path: Path, size: int | None, threads: int | None, device: torch.de
     """With its images on the device, unless they stay encoded: sent once per process, not once per
     run."""
     data = _load_data(path, size, threads)
-    if isinstance(data.train_images, EncodedImages):
+    if isinstance(data.train_images, EncodedImages) or isinstance(data.test_images, PlainViews):
         return data
     return dataclasses.replace(
         data, train_images=data.train_images.to(device), test_images=data.test_images.to(device)
@@ -174,8 +175,11 @@ def _make_targets(job: _Job, spec: TargetsSpec) -> Iterator[Report]:
     yield {"event": "started", "first_step": 0}
     targets_NC = compute_targets(
         teacher, data, temperature=spec.temperature, device=device, dtype=spec.dtype,
-        decode_threads=job.runtime.decode_threads,
+        decode_threads=job.runtime.decode_threads, stop=job.stop,
     )  # fmt: skip
+    if targets_NC is None:
+        yield {"event": "finished", "reason": "stopped", "step": 0}
+        return
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "targets.arrow"
         write_targets(made, targets_NC, targets_identity(spec, digest))

@@ -21,9 +21,10 @@ from tests.stand_in_data import encoded, picture, wnids, write_imagenet, write_p
 from tests.test_data_prepare import write_folder
 from trainers.data import encoded as encoded_module
 from trainers.data import shards
+from trainers.data.encoded import EncodedImages
 from trainers.data.images import ImageData
 from trainers.data.meta import load_info, read_meta
-from trainers.data.pool import plain_batches
+from trainers.data.pool import PlainViews, plain_batches
 from trainers.data.prepare import Form, prepare
 from trainers.data.prepared import load
 from trainers.data.views import crop_view, plain_shorter_side, plain_view
@@ -246,6 +247,31 @@ def test_a_missing_shard(tmp_path: Path, raw: Path) -> None:
         load(tmp_path, image_size=16)
 
 
+def test_views_are_decoded_once_and_only_where_somebody_looks(
+    tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make(raw, tmp_path).train_images
+    expected = torch.cat(list(plain_batches(images, 24)))
+    read: list[int] = []
+    whole = EncodedImages.read
+
+    def counting(self: EncodedImages, index: int) -> memoryview:
+        read.append(index)
+        return whole(self, index)
+
+    monkeypatch.setattr(EncodedImages, "read", counting)
+    monkeypatch.setattr("trainers.data.pool._BATCH", 4)
+    views = PlainViews(images, 24, threads=2)
+    assert (views.shape, len(views), read) == ((15, 3, 24, 24), 15, [])
+    rows = torch.arange(15)[1::3]
+    assert torch.equal(views[rows], expected[rows])
+    assert sorted(read) == [1, 4, 7, 10, 13]
+    assert torch.equal(views[3:9], expected[3:9])
+    assert torch.equal(views[torch.tensor([14, 2, 2])], expected[[14, 2, 2]])
+    assert torch.equal(views[:], expected)
+    assert sorted(read) == list(range(15))
+
+
 def test_plain_batches_are_in_order_whatever_the_threads(tmp_path: Path, raw: Path) -> None:
     images = make(raw, tmp_path).train_images
     one_by_one = torch.stack(
@@ -330,4 +356,4 @@ def test_real_imagenet_pictures(tmp_path: Path) -> None:
     for index in range(0, 60, 7):
         image = Image.open(io.BytesIO(data.train_images.read(index))).convert("RGB")
         expected = np.asarray(reference(image), dtype=float).transpose(2, 0, 1)
-        assert np.abs(data.test_images[index].numpy() - expected).mean() < 3
+        assert np.abs(data.test_images[index : index + 1][0].numpy() - expected).mean() < 3

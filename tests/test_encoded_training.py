@@ -285,7 +285,7 @@ def test_targets_are_of_the_plain_views(data: ImageData) -> None:
 
 def test_evaluation_sees_the_plain_views_of_all_test_pictures(data: ImageData) -> None:
     teacher = a_teacher(data)
-    views = normalise(data.test_images, data.info.mean, data.info.std)
+    views = normalise(data.test_images[:], data.info.mean, data.info.std)
     with torch.inference_mode():
         right = int((teacher(views).argmax(1) == data.test_labels).sum())
     tests = evaluation_set(data, device=CPU, world=World(), precision="fp32", part=None)

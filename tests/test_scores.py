@@ -30,7 +30,7 @@ from training_helpers import (
 from tests.stand_in_data import write_imagenet
 from trainers import rng
 from trainers.augment import normalise
-from trainers.data.pool import plain_views
+from trainers.data.pool import PlainViews
 from trainers.data.prepare import Form, prepare
 from trainers.data.prepared import load
 from trainers.distributed import World
@@ -111,7 +111,7 @@ def scored(method, **changes):
 def plain(data=DATA):
     images = data.train_images
     if not isinstance(images, torch.Tensor):
-        images = plain_views(images, data.info.image_size)
+        images = PlainViews(images, data.info.image_size)[:]
     return normalise(images, data.info.mean, data.info.std)
 
 
@@ -402,7 +402,7 @@ def test_encoded_pictures_are_scored_by_their_plain_views(method, tmp_path, monk
     write_imagenet(tmp_path / "raw")
     prepare("imagenet", out=tmp_path / "out", path=tmp_path / "raw", form=Form(subset=True))
     data = load(tmp_path / "out", image_size=32)
-    views = replace(data, train_images=plain_views(data.train_images, 32))
+    views = replace(data, train_images=PlainViews(data.train_images, 32)[:])
     its = scoring(method)
     spec, kwargs = scores_spec(DATASET, its), given(its, data=data)
 

@@ -49,6 +49,9 @@ A = TINY.replace("  teacher: {max_steps: 300}\n", "") + "grids: [{axes: {strateg
 B = TINY + "grids: [{axes: {strategy: [B], teacher.accuracy: [20], seed: [0]}}]\n"
 
 
+C = B.replace("[B]", "[C]")
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """One uninterrupted sweep: a teacher, two files of soft targets, five students."""
@@ -153,6 +156,21 @@ def test_stopped_and_resumed_is_as_uninterrupted(
     assert numbers(store, name) == numbers(reference, name)
     assert facts(store, name)["first_step"] == 14
     assert not facts(store, name)["replayed"]
+
+
+def test_soft_targets_stop_between_two_batches_and_leave_nothing(
+    reference: Store, store: Store, tmp_path: Path
+) -> None:
+    """1,438 pictures are two batches."""
+    run(store, order(tiny_plan(tmp_path, text=C), store))
+    name = order(tiny_plan(tmp_path, store, text=C), store)
+    stopped = run(store, name, stop=StopAfter(2))
+    assert (stopped[-1]["event"], stopped[-1]["reason"]) == ("finished", "stopped")
+    assert not store.exists(paths.result(name))
+    assert not store.list("targets")
+    assert run(store, name, stop=StopAfter(3))[-1]["reason"] == "done"
+    file = facts(store, name)["file"]
+    assert store.read_bytes(file) == reference.read_bytes(facts(reference, name)["file"])
 
 
 def test_stopped_teacher_gives_the_same_snapshots(

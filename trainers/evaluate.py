@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from trainers.augment import normalise
-from trainers.data.encoded import EncodedImages
 from trainers.data.images import ImageData
+from trainers.data.pool import PlainViews
 from trainers.distributed import World
 from trainers.precision import autocast
 from trainers.pulse import PULSE
@@ -39,7 +39,8 @@ def percent(correct: int, count: int) -> float:
 class TestSet:
     """A test split; every worker evaluates its share of it.
 
-    images: uint8 (M, 3, H, W), on the labels' device, or sent there batch by batch. labels: (M,).
+    images: uint8 (M, 3, H, W), on the labels' device, or sent there batch by batch; those that stay
+    encoded are decoded once somebody looks. labels: (M,).
     part: evaluate on this many samples spread evenly over the split (screening); None is the whole
     set.
     """
@@ -48,7 +49,7 @@ class TestSet:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | PlainViews,
         labels: Tensor,
         mean: tuple[float, ...],
         std: tuple[float, ...],
@@ -110,7 +111,7 @@ class TestSet:
         return [int(value) for value in self._world.sum(totals).tolist()]
 
 
-def _rows(images: Tensor, part: int | Tensor | None) -> Tensor | None:
+def _rows(images: Tensor | PlainViews, part: int | Tensor | None) -> Tensor | None:
     """Rows of the split; None for all of them."""
     count = images.shape[0]
     if part is None or isinstance(part, Tensor):
@@ -126,7 +127,7 @@ def evaluation_set(
     """The test split of `data` for models on `device`. Views of encoded pictures (ImageNet: 7.5 GB)
     stay where they are: sending them costs little beside evaluating them."""
     images = data.test_images
-    if not isinstance(data.train_images, EncodedImages):
+    if isinstance(images, Tensor):
         images = images.to(device)
     return TestSet(
         images, data.test_labels.to(device), data.info.mean, data.info.std,

@@ -235,7 +235,7 @@ def build_engine(
         teacher = compiled(in_precision(teacher, spec.precision), wanted=runtime.compile)
     stored = None
     if targets is not None:
-        stored = targets.rows(torch.arange(len(data.train_labels))).to(device)
+        stored = _sent(targets, len(data.train_labels), device)
     chosen = None
     if spec.selection is not None and scores is not None:
         chosen = selected(scores, samples, spec.selection.fraction).float().to(device)
@@ -253,6 +253,21 @@ def build_engine(
         model, objective, batches, optimizer=spec.optimizer, role="student", seed=spec.seed,
         norm_batch=spec.norm_batch, runtime=runtime, world=world,
     )  # fmt: skip
+
+
+_ROWS = 50_000
+"""Soft targets sent at once: of ImageNet's 1.28 million, a worker holds no copy of its own."""
+
+
+def _sent(targets: SoftTargets, count: int, device: torch.device) -> Tensor:
+    """The first `count` rows, on the device."""
+    sent_SC = torch.empty(0)
+    for first in range(0, count, _ROWS):
+        rows_NC = targets.rows(torch.arange(first, min(first + _ROWS, count)))
+        if not first:
+            sent_SC = torch.empty((count, *rows_NC.shape[1:]), dtype=rows_NC.dtype, device=device)
+        sent_SC[first : first + len(rows_NC)] = rows_NC
+    return sent_SC
 
 
 def _refuse_unfit(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.augment import normalise
+from trainers.control import StopFlag
 from trainers.data.encoded import EncodedImages
 from trainers.data.images import ImageData
 from trainers.data.pool import plain_batches
@@ -59,14 +60,17 @@ def compute_targets(
     device: torch.device,
     dtype: str = "float32",
     decode_threads: int | None = None,
-) -> np.ndarray:
+    stop: StopFlag | None = None,
+) -> np.ndarray | None:
     """(N, C) softmax(teacher(x_i) / T) of every un-augmented training sample, in evaluation mode
     and fp32, by sample index, kept as `dtype`. Encoded pictures pass by once, in their plain
-    view."""
+    view. None: it was stopped, and has nothing to keep."""
     teacher = teacher.to(device).eval()
     targets_NC = np.empty((len(data.train_labels), data.info.num_classes), dtype=dtype)
     first = 0
     for images in _plain_images(data, decode_threads):
+        if stop is not None and stop.is_set():
+            return None
         PULSE.beat()
         views = normalise(images.to(device), data.info.mean, data.info.std)
         rows = soft_target(teacher(views), temperature).cpu().numpy()

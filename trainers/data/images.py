@@ -11,6 +11,7 @@ import torch
 
 from trainers.data.encoded import EncodedImages
 from trainers.data.info import DatasetInfo
+from trainers.data.pool import PlainViews
 
 __all__ = ["ImageData", "content_fingerprint"]
 
@@ -19,8 +20,9 @@ _CHUNK_BYTES = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData:
-    """train_images, test_images: uint8 (N, 3, H, W), H = W = info.image_size; train_images may stay
-    encoded. train_labels, test_labels: int64 (N,).
+    """train_images, test_images: uint8 (N, 3, H, W), H = W = info.image_size; where train_images
+    stay encoded, test_images are decoded when somebody looks. train_labels, test_labels: int64
+    (N,).
 
     The tensors share memory with the files, copy-on-write: pages are read when first used, and
     writing to a tensor never changes the file.
@@ -29,7 +31,7 @@ class ImageData:
     info: DatasetInfo
     train_images: torch.Tensor | EncodedImages = field(repr=False)
     train_labels: torch.Tensor = field(repr=False)
-    test_images: torch.Tensor = field(repr=False)
+    test_images: torch.Tensor | PlainViews = field(repr=False)
     test_labels: torch.Tensor = field(repr=False)
 
 

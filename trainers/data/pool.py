@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 
 import numpy as np
@@ -18,14 +19,16 @@ from trainers.data.views import plain_view
 __all__ = [
     "DecodePool",
     "Decoding",
+    "PlainViews",
     "default_threads",
     "plain_batches",
-    "plain_views",
     "threads_of_share",
 ]
 
 _CHUNK = 8
 """Pictures a task decodes: a step's worth keeps many threads busy at little overhead."""
+
+_BATCH = 500
 
 
 def default_threads(world_size: int = 1) -> int:
@@ -93,16 +96,16 @@ def plain_batches(
     size: int,
     *,
     threads: int | None = None,
-    batch: int = 500,
-    parts: Sequence[range] | None = None,
+    batch: int = _BATCH,
+    parts: Sequence[Sequence[int]] | None = None,
 ) -> Generator[torch.Tensor, None, None]:
     """The plain views of all pictures in order, uint8 (≤ batch, 3, size, size), or those of each of
-    `parts` (indices in steps of one). The next batches are decoded while one is used."""
+    `parts` (indices). The next batches are decoded while one is used."""
     if parts is None:
         count = len(images)
         parts = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
 
-    def start(part: range) -> Decoding:
+    def start(part: Sequence[int]) -> Decoding:
         def view(position: int) -> Image:
             index = part[position]
             return plain_view(images.read(index), images.where(index), size)
@@ -121,12 +124,43 @@ def plain_batches(
         pool.close()
 
 
-def plain_views(images: EncodedImages, size: int, *, threads: int | None = None) -> torch.Tensor:
-    """All of `plain_batches` in memory, uint8 (N, 3, size, size): ImageNet's 50,000 test images of
-    224 pixels take 7.5 GB."""
-    views = torch.from_numpy(np.empty((len(images), 3, size, size), dtype=np.uint8))
-    first = 0
-    for part in plain_batches(images, size, threads=threads):
-        views[first : first + len(part)] = part
-        first += len(part)
-    return views
+class PlainViews:
+    """The plain views of encoded pictures, indexed as a uint8 (N, 3, size, size) tensor would be.
+    Each is decoded when it is first asked for, and kept: a worker of eight decodes the eighth of
+    the test split that it evaluates on, and who never evaluates decodes nothing. ImageNet's 50,000
+    of 224 pixels take 7.5 GB. For one thread at a time."""
+
+    def __init__(self, images: EncodedImages, size: int, *, threads: int | None = None) -> None:
+        self._images = images
+        self._threads = threads
+        # Memory is taken page by page, as it is written to.
+        self._views = torch.from_numpy(np.empty((len(images), 3, size, size), dtype=np.uint8))
+        self._is_there = torch.zeros(len(images), dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._views.shape
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return self._views.device
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        """Raises DataError for a damaged picture."""
+        is_wanted = torch.zeros(len(self), dtype=torch.bool)
+        is_wanted[rows] = True
+        missing = (is_wanted & ~self._is_there).nonzero().squeeze(1)
+        indices = missing.tolist()
+        parts = [indices[first : first + _BATCH] for first in range(0, len(indices), _BATCH)]
+        size = self.shape[-1]
+        with closing(
+            plain_batches(self._images, size, threads=self._threads, parts=parts)
+        ) as found:
+            for part, views in zip(parts, found, strict=True):
+                self._views[part] = views
+                self._is_there[part] = True
+        return self._views[rows]

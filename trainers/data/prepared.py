@@ -25,7 +25,7 @@ from trainers.data.decode import fit_array
 from trainers.data.encoded import EncodedImages, encoded_fingerprint, sizes_fingerprint
 from trainers.data.images import ImageData, content_fingerprint
 from trainers.data.meta import load_info, read_meta
-from trainers.data.pool import plain_views
+from trainers.data.pool import PlainViews
 from trainers.data.source import SPLITS
 from trainers.errors import DataError
 
@@ -43,8 +43,8 @@ def load(
     encoded pictures labels and digests) and raise DataError if it is not what `prepare` wrote.
 
     image_size: pixels of the images that a run sees; None is the data set's own. Other sizes are
-    resized here, once, in memory. Of encoded pictures the test split is decoded here (`plain_views`
-    says what that takes), by `threads`; None takes the cores there are.
+    resized here, once, in memory. Encoded pictures of the test split are decoded when somebody
+    looks at them first, by `threads`; None takes the cores there are.
     """
     if read_meta(folder).get("encoded"):
         return _load_encoded(folder, verify=verify, image_size=image_size, threads=threads)
@@ -75,7 +75,7 @@ def _load_encoded(
         info=info,
         train_images=EncodedImages(folder, "train", *train[1:]),
         train_labels=torch.from_numpy(train[0]),
-        test_images=plain_views(
+        test_images=PlainViews(
             EncodedImages(folder, "test", *test[1:]), info.image_size, threads=threads
         ),
         test_labels=torch.from_numpy(test[0]),
