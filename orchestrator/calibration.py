@@ -3,14 +3,18 @@ random images of the data set's shape. No data is needed.
 
 It takes about the time that is given, whatever the plan: every model has its share of it, and one
 that is too slow is left out and said (a step of a ResNet-50 on 512 photos takes a CPU minutes).
+A batch that a GPU has no memory for is measured in parts, as the workers of such a run would train
+on it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -75,7 +79,11 @@ def calibrate(
             if kind in wanted[1:] and time.perf_counter() > ends:
                 continue
             its = dataclasses.replace(group, strategy=kind)
-            found[its] = bench.measure(kind, steps, seconds / len(models) / len(_KINDS), step_s)
+            rate = bench.measure(kind, steps, seconds / len(models) / len(_KINDS), step_s)
+            if rate is None:
+                left_out.append(group)
+                break
+            found[its] = rate
     return Rates(steps=found, left_out=tuple(left_out), about=_about(runtime, steps))
 
 
@@ -115,6 +123,8 @@ class _Bench:
         self._data = data
         self._runtime = runtime
         self._warm = True
+        self._parts = 1
+        """In which a batch is measured."""
 
     def predicted_s(self) -> float:
         """Seconds of a step, from one of a few images. More than it takes, on a GPU: fine."""
@@ -123,9 +133,24 @@ class _Bench:
         engine.update()  # the first step allocates
         return self._timed(engine.update) * self._spec.batch_size / size
 
-    def measure(self, kind: str, steps: int, share_s: float, step_s: float) -> Rate:
-        """step_s: of a step, predicted. Slow ones are measured without one to warm up."""
+    def measure(self, kind: str, steps: int, share_s: float, step_s: float) -> Rate | None:
+        """step_s: of a step, predicted. Slow ones are measured without one to warm up. None: not
+        even a few images fit into memory."""
         self._warm = step_s < share_s
+        while True:
+            # Not in the handler, where the error still holds what it ran out of.
+            with suppress(torch.OutOfMemoryError):
+                rate = self._measure(kind, steps, share_s)
+                return Rate(rate.per_s / (1 if kind == EVALUATION else self._parts), rate.n)
+            if self._spec.batch_size < 2 * _SMALL_BATCH:
+                return None
+            self._parts *= 2
+            self._spec = dataclasses.replace(self._spec, batch_size=self._spec.batch_size // 2)
+            gc.collect()
+            if self._runtime.device == "cuda":
+                torch.cuda.empty_cache()
+
+    def _measure(self, kind: str, steps: int, share_s: float) -> Rate:
         if kind == EVALUATION:
             return self._evaluation(steps, share_s)
         if kind == "teacher":

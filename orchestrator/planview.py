@@ -102,7 +102,7 @@ def _pace_remarks(rates: Rates, pace: Pace) -> Iterator[str]:
         )
     slow = [f"{_model(group)}" for group in rates.left_out]
     if slow:
-        yield f"too slow to measure here: {', '.join(dict.fromkeys(slow))}"
+        yield f"too slow or too large to measure here: {', '.join(dict.fromkeys(slow))}"
     unknown = list(dict.fromkeys(_model(group) for group in pace.unknown))
     if unknown and (about or rates.runs):
         yield f"no measured pace, not in the hours: {', '.join(unknown)}"

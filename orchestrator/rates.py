@@ -49,8 +49,8 @@ class Rate:
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """steps: by a stopwatch around single steps, evaluation apart. runs: steps/s of whole runs,
-    evaluation included. left_out: groups that were too slow to measure. about: device, versions,
-    date, for people."""
+    evaluation included. left_out: groups that were too slow to measure, or too large. about:
+    device, versions, date, for people."""
 
     steps: Mapping[Group, Rate] = field(default_factory=dict)
     runs: Mapping[Group, float] = field(default_factory=dict)

@@ -205,7 +205,40 @@ def test_a_model_too_slow_is_left_out_and_said(
     file = write(tmp_path, TINY + GRID)
     arguments = ["plan", str(file), "--calibrate", "--store", str(tmp_path / "store")]
     shown = CliRunner().invoke(cli.app, arguments).output
-    assert "too slow to measure here: digits 8px resnet18-w4 batch 32" in shown
+    assert "too slow or too large to measure here: digits 8px resnet18-w4 batch 32" in shown
+
+
+def test_a_batch_too_large_for_the_device_is_measured_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 32: 16 do not fit, 8 do, at a hundred steps a second."""
+    asked: list[int] = []
+
+    def measured(bench: calibration._Bench, kind: str, steps: int, share_s: float) -> Rate:
+        asked.append(bench._spec.batch_size)
+        if bench._spec.batch_size > 8:
+            raise torch.OutOfMemoryError
+        return Rate(100.0, steps)
+
+    monkeypatch.setattr(calibration._Bench, "predicted_s", lambda bench: 1e-3)
+    monkeypatch.setattr(calibration._Bench, "_measure", measured)
+    plan = tiny_plan(tmp_path)
+    rates = calibrate(plan.infos, plan.units, steps=1)
+    assert asked[:4] == [32, 16, 8, 8]
+    assert rates.left_out == ()
+    assert {group.batch_size for group in rates.steps} == {32}
+    per_s = {group.strategy: rate.per_s for group, rate in rates.steps.items()}
+    assert (per_s["A"], per_s["B"], per_s[EVALUATION]) == (25.0, 25.0, 100.0)
+
+
+def test_a_model_too_large_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> Rate:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(calibration._Bench, "_measure", out_of_memory)
+    plan = tiny_plan(tmp_path)
+    rates = calibrate(plan.infos, plan.units, steps=1)
+    assert (rates.steps, len(rates.left_out)) == ({}, 1)
 
 
 def test_rates_from_one_command_to_the_next(tmp_path: Path) -> None:
