@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
+import hashlib
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from orchestrator.errors import UserError
 from orchestrator.resolve import PROVISIONAL
 from orchestrator.spec import Sweep
 from orchestrator.store import Store
+from trainers.cache import cache_folder
 from trainers.data.catalogue import OFFICIAL
 from trainers.data.find import find_source
 from trainers.data.info import DatasetInfo
@@ -294,19 +296,27 @@ def prepare_dataset(
 
             if store.is_local:
                 return decode(store.root / paths.dataset_dir(name))
-            with tempfile.TemporaryDirectory() as folder:
-                out = Path(folder) / name
-                info = decode(out)
-                # meta.json last: it makes the data set exist
-                for file in sorted(filter(Path.is_file, out.iterdir()), key=_is_meta):
-                    store.upload(file, f"{paths.dataset_dir(name)}/{file.name}")
-                return info
+            out = _workshop(store) / name
+            info = decode(out)
+            # meta.json last: it makes the data set exist
+            for file in sorted(filter(Path.is_file, out.iterdir()), key=_is_meta):
+                store.upload(file, f"{paths.dataset_dir(name)}/{file.name}")
+            shutil.rmtree(out)
+            return info
     except TrainerError as error:
         raise UserError(error.problem, error.remedy) from error
     except OSError as error:
         raise UserError(
             f"cannot prepare data set {name}: {error}", "free space or fix permissions"
         ) from error
+
+
+def _workshop(store: Store) -> Path:
+    """Where data sets of a remote store are prepared: the same place at the next try, which then
+    goes on where a killed one was."""
+    folder = cache_folder() / "preparing" / hashlib.sha256(store.uri.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _is_meta(file: Path) -> bool:

@@ -175,6 +175,33 @@ def test_preparing_never_replaces(store: Store, raw: Path) -> None:
 DIGITS = TINY + GRID
 
 
+def test_a_data_set_for_a_remote_store_is_not_prepared_twice(
+    tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ImageNet takes an hour: a try that was killed while it uploaded leaves what it made, in the
+    cache; one that ended leaves nothing."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TARGETSWEEP_CACHE", str(cache))
+    store = Store("mock://bucket/x")
+    whole, seen = store.upload, []
+
+    def upload(file: Path, rel: str) -> None:
+        seen.append((file, file.stat().st_mtime_ns))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        whole(file, rel)
+
+    monkeypatch.setattr(store, "upload", upload)
+    with pytest.raises(KeyboardInterrupt):
+        make(store, "mine", path=raw)
+    assert seen[0][0].is_relative_to(cache)
+    assert not store.exists("datasets/mine/meta.json")
+    make(store, "mine", path=raw)
+    assert seen[2:4] == seen[:2]
+    assert store.exists("datasets/mine/meta.json")
+    assert not [path for path in (cache / "preparing").rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize("prepared", [False, True])
 def test_digits_have_no_path(tmp_path: Path, store: Store, prepared: bool) -> None:
     if prepared:
