@@ -88,6 +88,10 @@ def _file(rel: str) -> str:
     return rel.rpartition("/")[2]
 
 
+_PASSING = ("evaluation", "progress")
+"""Reports that the next one makes old. What they say is in the store, or not worth keeping."""
+
+
 @lru_cache(maxsize=1)
 def _training_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="training")
@@ -99,7 +103,9 @@ def _in_training_thread(
     sign_s: float = _SIGN_S,
 ) -> Iterator[dict[str, Any]]:
     """Runs a generator in the process's training thread and yields what it yields, and signs of
-    life where that says nothing. Training never waits for the reader: reports queue up."""
+    life where that says nothing. Training never waits for the reader: reports queue up, and where
+    the driver is slow, with a hundred trials to listen to, those that only say how far it is give
+    way to what came after them."""
     outbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
     def consume() -> None:
@@ -118,6 +124,8 @@ def _in_training_thread(
             report = outbox.get(timeout=wait_s)
         except queue.Empty:
             report, wait_s = _sign(), sign_s
+        while report is not None and report["event"] in _PASSING and not outbox.empty():
+            report = outbox.get()
         if report is None:
             return
         yield report
@@ -147,7 +155,7 @@ class _Throttle:
         self._last = 0.0
 
     def __call__(self, report: dict[str, Any]) -> bool:
-        if report["event"] not in ("evaluation", "progress"):
+        if report["event"] not in _PASSING:
             return True
         now = time.monotonic()
         if now - self._last < 0.5:

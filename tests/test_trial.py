@@ -22,6 +22,7 @@ from orchestrator.trial import (
     _preempted,
     _reports,
     _Throttle,
+    _training_thread,
 )
 
 # -- reports ---------------------------------------------------------------------------------------
@@ -51,12 +52,33 @@ def test_workers_in_lockstep_decide_by_the_step_alone() -> None:
 
 def test_all_training_of_a_process_is_in_one_thread() -> None:
     def reports():
-        yield {"thread": threading.get_ident()}
-        yield {"thread": threading.get_ident()}
+        yield {"event": "started", "thread": threading.get_ident()}
+        yield {"event": "finished", "thread": threading.get_ident()}
 
     seen = {report["thread"] for _ in range(3) for report in _in_training_thread(reports)}
     assert len(seen) == 1
     assert threading.get_ident() not in seen
+
+
+def test_a_slow_reader_gets_what_matters_and_the_newest_of_the_rest() -> None:
+    said = threading.Event()
+
+    def reports():
+        yield {"event": "progress", "step": 1}
+        yield {"event": "evaluation", "step": 2}
+        yield {"event": "snapshot", "step": 2}
+        yield {"event": "progress", "step": 3}
+        yield {"event": "progress", "step": 4}
+        yield {"event": "finished", "step": 4}
+        said.set()
+
+    reader = _in_training_thread(reports, first_sign_s=60.0)
+    first = next(reader)
+    assert said.wait(60)
+    _training_thread().submit(int).result()  # nothing more is on its way
+    rest = [(one["event"], one["step"]) for one in reader]
+    expected = [("snapshot", 2), ("finished", 4)]
+    assert rest == expected[1 if first["event"] == "snapshot" else 0 :]
 
 
 def test_an_exception_in_training_is_the_last_report() -> None:
