@@ -3,14 +3,19 @@
 Ray Train's workers live outside the Tune trial's placement group, so Tune alone would start a
 distributed run whose workers then wait for devices that small trials keep taking. Hence devices are
 counted here, before a trial exists.
+
+A run of several workers that a node could take whole waits for one (`Rooms`): Ray packs it there,
+but where nothing is whole it would spread, and each of its steps would wait for the network between
+two nodes; and as it gives back what it held, the next one would inherit the halves.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Capacity", "Shape"]
+__all__ = ["Capacity", "Rooms", "Shape"]
 
 _EPSILON = 1e-9
 
@@ -30,16 +35,51 @@ class Shape:
 
 
 @dataclass
+class Rooms:
+    """What lies on which node. nodes: devices by node, without what other people hold; empty where
+    nobody knows. A run that has not said where it is might be anywhere."""
+
+    nodes: Mapping[str, float] = field(default_factory=dict)
+    _runs: dict[str, tuple[float, Mapping[str, float]]] = field(default_factory=dict)
+    """By run: devices, and how many of them on each node; empty until it says so."""
+
+    def begin(self, run: str, shape: Shape) -> None:
+        self._runs[run] = (shape.devices, {})
+
+    def lies(self, run: str, workers: Mapping[str, int]) -> None:
+        """workers: how many of the run's are on each node."""
+        devices, _ = self._runs[run]
+        share = devices / sum(workers.values())
+        self._runs[run] = (devices, {node: count * share for node, count in workers.items()})
+
+    def end(self, run: str) -> None:
+        self._runs.pop(run, None)
+
+    def has_room(self, shape: Shape) -> bool:
+        """Whether one node has it for all workers, or none ever would."""
+        wide = shape.devices - _EPSILON
+        if shape.workers == 1 or wide > max(self.nodes.values(), default=0.0):
+            return True
+        free = dict(self.nodes)
+        for devices, where in self._runs.values():
+            for node in free:
+                free[node] -= where.get(node, 0.0) if where else devices
+        return max(free.values()) >= wide
+
+
+@dataclass
 class Capacity:
     """Devices in all and in use. total changes when nodes join or leave. Runs that take a part of a
     device share the fullest one that has room, as Ray places them; all others take whole ones.
-    taken: by other people's jobs, on a cluster that is not ours alone. most_runs: at once."""
+    taken: by other people's jobs, on a cluster that is not ours alone. most_runs: at once. rooms:
+    where they are."""
 
     total: float
     used: float = 0.0
     taken: float = 0.0
     most_runs: int | None = None
     runs: int = 0
+    rooms: Rooms = field(default_factory=Rooms)
     _shared: dict[int, float] = field(default_factory=dict)
     """What is taken of each device that is shared."""
     _parts: float = 0.0
@@ -58,7 +98,9 @@ class Capacity:
     def fits(self, shape: Shape) -> bool:
         if self.most_runs is not None and self.runs >= self.most_runs:
             return False
-        return max(1.0, shape.devices) <= self._whole + _EPSILON or self._place(shape) is not None
+        if max(1.0, shape.devices) <= self._whole + _EPSILON:
+            return self.rooms.has_room(shape)
+        return self._place(shape) is not None
 
     def fits_beside(self, shape: Shape, waiting: Shape) -> bool:
         """Whether a run takes nothing that a waiting one could use: it joins others on a device,

@@ -68,6 +68,10 @@ class Picture:
     def total(self, *, use_gpu: bool) -> float:
         return sum(node.devices(use_gpu=use_gpu) for node in self.nodes)
 
+    def widest(self, *, use_gpu: bool) -> float:
+        """Devices of the node that has most."""
+        return max((node.devices(use_gpu=use_gpu) for node in self.nodes), default=0.0)
+
     def short_of_cpus(self, share: float) -> str:
         """Of the first node whose GPUs take more runs than it has CPUs, of which a run takes one;
         "" where there is none. share: of a GPU, that a run takes."""
@@ -80,8 +84,9 @@ class Picture:
                 )
         return ""
 
-    def taken(self, *, use_gpu: bool) -> float:
-        return sum(node.taken(use_gpu=use_gpu) for node in self.nodes)
+    def taken(self, *, use_gpu: bool) -> dict[str, float]:
+        """In other people's hands, by node."""
+        return {node.node_id: node.taken(use_gpu=use_gpu) for node in self.nodes}
 
 
 class ClusterView:
@@ -96,7 +101,7 @@ class ClusterView:
         self._picture = Picture(tuple(read()))
         self._seen = set(self._picture.living)
         self._answers = 1
-        self._taken: deque[tuple[float, float]] = deque(maxlen=3)
+        self._looks: deque[Picture] = deque(maxlen=3)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -125,7 +130,7 @@ class ClusterView:
         """Asks the cluster once, in this thread."""
         picture = Picture(tuple(self._read()))
         self._seen |= picture.living
-        self._taken.append((picture.taken(use_gpu=False), picture.taken(use_gpu=True)))
+        self._looks.append(picture)
         with self._news:
             self._picture = picture
             self._answers += 1
@@ -155,7 +160,18 @@ class ClusterView:
     def taken(self, *, use_gpu: bool) -> float:
         """Devices that other people's jobs hold, by the last answers: what is on its way between
         two of our own trials is in nobody's hands for a moment, and must not count."""
-        return min((pair[use_gpu] for pair in tuple(self._taken)), default=0.0)
+        looks = [picture.taken(use_gpu=use_gpu) for picture in tuple(self._looks)]
+        return min((sum(look.values()) for look in looks), default=0.0)
+
+    def rooms(self, *, use_gpu: bool, is_shared: bool) -> dict[str, float]:
+        """Devices by node; where others use the cluster, without those that they hold, as `taken`
+        counts them."""
+        looks = [picture.taken(use_gpu=use_gpu) for picture in tuple(self._looks) if is_shared]
+        return {
+            node.node_id: node.devices(use_gpu=use_gpu)
+            - min((look.get(node.node_id, 0.0) for look in looks), default=0.0)
+            for node in self._picture.nodes
+        }
 
     def is_gone(self, node_id: str) -> bool:
         """Whether a node left, or is leaving, by an answer of this moment. False for one that was

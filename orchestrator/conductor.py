@@ -127,7 +127,9 @@ class Conductor:
             if live is None:
                 return
             self._silences.heard(live.unit.name)
-            live.processes.update(map(Process.parse, report.get("processes") or ()))
+            processes = [Process.parse(one) for one in report.get("processes") or ()]
+            live.processes.update(processes)
+            self.ledger.lies(live.unit.name, (process.node_id for process in processes))
             live.step = max(live.step, int(report.get("step") or 0))
             if report.get("top1") is not None:
                 live.top1 = float(report["top1"])

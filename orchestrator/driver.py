@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from dashboards.filesystem import child_uri
-from orchestrator.admission import Capacity, Shape
+from orchestrator.admission import Capacity, Rooms, Shape
 from orchestrator.budget import Limit
 from orchestrator.bulletin import posting
 from orchestrator.clusterview import ClusterView, Picture, read_cluster
@@ -308,9 +308,10 @@ def _shapes(
     """What a unit of the plan takes. Raises MachineError for a unit that nothing here can take."""
     _refuse_unfit(plan.left, devices, options, use_gpu=use_gpu)
     shares = _auto_shares(plan, picture, progress)
+    widest = picture.widest(use_gpu=use_gpu) or devices
 
     def shape(task: Task) -> Shape:
-        return _shape(task, options, use_gpu, devices, shares.get(task.name, 1.0))
+        return _shape(task, options, use_gpu, widest, shares.get(task.name, 1.0))
 
     if use_gpu and (short := picture.short_of_cpus(_smallest(plan, shape))):
         progress.warned(short)
@@ -349,7 +350,9 @@ def _capacity(view: ClusterView, options: DriveOptions) -> tuple[bool, Capacity]
     """(whether trials train on GPUs, devices in all)."""
     use_gpu = bool(view.picture.total(use_gpu=True))
     total = view.picture.total(use_gpu=use_gpu)
-    return use_gpu, Capacity(total, most_runs=options.concurrency)
+    # What others hold, the first look does not tell from what is on its way (`ClusterView.taken`).
+    rooms = Rooms(view.rooms(use_gpu=use_gpu, is_shared=False))
+    return use_gpu, Capacity(total, most_runs=options.concurrency, rooms=rooms)
 
 
 # -- scratch and signals ---------------------------------------------------------------------------

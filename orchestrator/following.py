@@ -74,9 +74,10 @@ class Follower:
         capacity = self._conductor.ledger.capacity
         total = picture.total(use_gpu=self._use_gpu)
         taken = self._view.taken(use_gpu=self._use_gpu) if self._is_shared else 0.0
-        if (total, taken) != (capacity.total, capacity.taken):
+        rooms = self._view.rooms(use_gpu=self._use_gpu, is_shared=self._is_shared)
+        if (total, taken, rooms) != (capacity.total, capacity.taken, capacity.rooms.nodes):
             with self._conductor.lock:
-                capacity.total, capacity.taken = total, taken
+                capacity.total, capacity.taken, capacity.rooms.nodes = total, taken, rooms
         if picture is not before:
             self._tell_nodes(before, picture)
             self._flag_draining(picture)

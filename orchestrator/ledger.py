@@ -11,7 +11,7 @@ so it runs as well against a simulated clock.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -162,6 +162,7 @@ class Ledger:
             return None
         entry = self.entries[name]
         entry.place = self.capacity.take(entry.shape)
+        self.capacity.rooms.begin(name, entry.shape)
         self._set(entry, State.RUNNING)
         if self._worth is not None:
             self._rerank(self._worth.taken(name))
@@ -193,6 +194,12 @@ class Ledger:
         return [entry for entry in taken if entry.state is State.BLOCKED]
 
     # -- telling -----------------------------------------------------------------------------
+
+    def lies(self, name: str, nodes: Iterable[str]) -> None:
+        """Where a running unit's workers are, a node for each; fewer than all tell nothing yet."""
+        found = Counter(nodes)
+        if found.total() == self.entries[name].shape.workers:
+            self.capacity.rooms.lies(name, found)
 
     def provide(self, token: str) -> None:
         """A snapshot or targets file now exists, perhaps while its maker still runs."""
@@ -283,6 +290,7 @@ class Ledger:
         if entry.state is not State.RUNNING:
             raise ValueError(f"{name} is {entry.state}, not running")
         self.capacity.release(entry.shape, entry.place)
+        self.capacity.rooms.end(name)
         return entry
 
     def _make_ready(self, entry: Entry, *, resting: bool = False) -> None:

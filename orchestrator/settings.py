@@ -163,7 +163,7 @@ class TrainingSettings(_Group):
 class ScalingSettings(_Group):
     workers: WorkerCount = "auto"
     """Data-parallel workers of one run; no part of what the run is. auto: 8 for imagenet, else 1,
-    and never more than there are devices. {imagenet: 4, default: 1}: by data set."""
+    and never more than a node has devices. {imagenet: 4, default: 1}: by data set."""
     teacher_workers: WorkerCount | None = None
     """Of the teachers behind it; null: as many."""
     gpus_per_worker: GpuShare = "auto"

@@ -20,7 +20,7 @@ def shape_of(
     gpus_per_run: float | None = None,
     auto_share: float = 1.0,
 ) -> Shape:
-    """devices: what there is; a run whose workers are `auto` takes no more. workers_per_run and
+    """devices: of a node; a run whose workers are `auto` takes no more. workers_per_run and
     gpus_per_run stand above the sweep's own: 0.5 shares a GPU between two one-worker runs; 4 makes
     every run four workers of one GPU each. auto_share: of a GPU, where the sweep leaves that to
     `auto` (`Sharing.share`). Without GPUs a worker takes a CPU slot."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.admission import Capacity, Shape
+from orchestrator.admission import Capacity, Rooms, Shape
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,59 @@ def test_no_more_runs_than_somebody_allows() -> None:
     assert not capacity.fits(Shape())
     capacity.release(Shape())
     assert capacity.fits(Shape())
+
+
+# -- which node ----------------------------------------------------------------------------------
+
+TWO = {"a": 8.0, "b": 8.0}
+WIDE = Shape(workers=8)
+
+
+def test_halves_of_two_nodes_are_no_room_for_a_wide_run() -> None:
+    """Eight free devices, four on each node: its workers would wait for the network each step."""
+    capacity = Capacity(total=16.0, rooms=Rooms(TWO))
+    for number in range(8):
+        capacity.take(Shape())
+        capacity.rooms.begin(f"u{number}", Shape())
+        capacity.rooms.lies(f"u{number}", {"ab"[number % 2]: 1})
+    assert capacity.free == 8.0
+    assert not capacity.fits(WIDE)
+    assert capacity.fits(Shape(workers=4))
+    for number in range(0, 8, 2):
+        capacity.release(Shape())
+        capacity.rooms.end(f"u{number}")
+    assert capacity.fits(WIDE)
+
+
+def test_a_run_that_has_not_said_where_it_is_may_be_anywhere() -> None:
+    rooms = Rooms(TWO)
+    rooms.begin("u", Shape())
+    assert not rooms.has_room(WIDE)
+    assert rooms.has_room(Shape(workers=7))
+    rooms.lies("u", {"b": 1})
+    assert rooms.has_room(WIDE)
+    rooms.end("u")
+    rooms.end("u")  # of a run that began before anybody counted
+    assert rooms.has_room(WIDE)
+
+
+def test_a_wide_run_that_was_split_holds_both_its_halves() -> None:
+    rooms = Rooms(TWO)
+    rooms.begin("u", WIDE)
+    rooms.lies("u", {"a": 5, "b": 3})
+    assert rooms.has_room(Shape(workers=5))
+    assert not rooms.has_room(Shape(workers=6))
+
+
+@pytest.mark.parametrize("nodes", [{}, TWO, {"a": 7.0, "b": 7.0}])
+def test_a_run_wider_than_any_node_takes_what_there_is(nodes: dict[str, float]) -> None:
+    wide = Shape(workers=16 if nodes == TWO else 8)
+    capacity = Capacity(total=16.0, rooms=Rooms(nodes))
+    assert capacity.fits(wide)
+
+
+def test_runs_of_one_worker_go_where_ray_puts_them() -> None:
+    rooms = Rooms({"a": 1.0, "b": 1.0})
+    rooms.begin("u", Shape())
+    assert rooms.has_room(Shape())
+    assert rooms.has_room(Shape(devices_per_worker=0.5))

@@ -175,6 +175,20 @@ def test_what_others_hold_is_left_to_them(tmp_path: Path) -> None:
     assert one.conductor.ledger.capacity.free == 5
 
 
+def test_rooms_are_what_the_nodes_have_and_others_leave(tmp_path: Path) -> None:
+    one = Following(tmp_path, gpu_node("a", free=5), gpu_node("b"))
+    one.look()
+    assert one.conductor.ledger.capacity.rooms.nodes == {"a": 5, "b": 8}
+    one.cluster.nodes["b"] = replace(one.cluster.nodes["b"], free_gpus=0)  # between two trials
+    one.view.look()
+    one.follower.follow()
+    assert one.conductor.ledger.capacity.rooms.nodes == {"a": 5, "b": 8}
+    assert one.view.rooms(use_gpu=True, is_shared=False) == {"a": 8, "b": 8}
+    del one.cluster.nodes["a"]
+    one.look()
+    assert one.conductor.ledger.capacity.rooms.nodes == {"b": 0}
+
+
 def test_runs_that_fit_nowhere_wait_and_say_so_once(tmp_path: Path) -> None:
     one = Following(tmp_path, gpu_node("a"), gpu_node("b"), wide=16)
     one.look()
@@ -254,3 +268,9 @@ def test_gpus_that_wait_for_cpus_are_said(
         assert text == ""
     else:
         assert f"take {runs} runs at once, and {cpus:g} CPU(s)" in text
+
+
+def test_the_widest_node_is_one_that_stays() -> None:
+    leaving = replace(gpu_node("b"), gpus=16, is_draining=True)
+    assert Picture((gpu_node("a"), leaving)).widest(use_gpu=True) == 8
+    assert Picture().widest(use_gpu=True) == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import paths
+from orchestrator.admission import Shape
 from orchestrator.conductor import Conductor
 from orchestrator.errors import StoreError
 from orchestrator.ledger import State
@@ -103,6 +104,26 @@ def test_a_distributed_run_that_lost_a_worker_with_its_node(
     tell(conductor, unit, "failed", cause="worker lost", message="ActorDiedError: …")
     conductor.on_end(unit, lost=False)
     assert causes(ear) == [(Cause.PREEMPTED, Decision.RETRY)]
+
+
+def test_where_a_distributed_run_lies_its_workers_say(plan: Plan, store: Store, ear: Ear) -> None:
+    """Not the process that hosts it, which speaks first, perhaps from elsewhere."""
+    conductor = conductor_of(plan, store, [ear], slots=8)
+    pair, three = Shape(workers=2), Shape(workers=3)
+    rooms = conductor.ledger.capacity.rooms
+    rooms.nodes = {"ab" * 28: 4.0, "cd" * 28: 4.0}
+    unit = begin(conductor)
+    conductor.ledger.entries[unit].shape = pair
+    rooms.begin(unit, pair)
+    assert not rooms.has_room(three)
+    tell(conductor, unit, "alive", processes=[PROCESS])
+    assert not rooms.has_room(three)
+    there = PROCESS | {"node_id": "cd" * 28}
+    tell(conductor, unit, "started", first_step=1, processes=[there, there | {"pid": 4712}])
+    assert rooms.has_room(three)
+    assert rooms.has_room(Shape(workers=4))
+    finish(conductor, unit)
+    assert rooms.has_room(three)
 
 
 def test_a_warm_process_on_a_node_that_leaves_costs_nobody_an_attempt(
