@@ -280,7 +280,9 @@ def load_plan(store: str, sweep: str) -> Plan:
             f"{path} in {store} is damaged: {error}", "run the sweep again"
         ) from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ReportError(f"{path} in {store} is not a plan: {error}", "plan it again") from error
+        raise ReportError(
+            f"{path} in {store} is not a plan: {error}", "run the sweep again"
+        ) from error
     _check_items(plan)
     return plan
 

@@ -18,7 +18,7 @@ from orchestrator.bundle import pack, portable
 from orchestrator.bundlefile import write_pack
 from orchestrator.bundleweights import Carried, Limits, StateGoneError, carry
 from orchestrator.damage import refuse_unsealed
-from orchestrator.errors import UserError, nearest
+from orchestrator.errors import DamagedFileError, UserError, nearest
 from orchestrator.identity import canonical_json, from_canonical, run_key
 from orchestrator.runrecord import RunRecord, read_record
 from orchestrator.store import Store
@@ -55,7 +55,7 @@ def export_bundle(
     the teachers and soft targets behind them. Reads only: a driver may be at work. limits: what
     else goes along: weights of the snapshots that students of the sweeps learn from, complete or
     not, and checkpoints, then of incomplete runs too. note: how the runs were made, for people."""
-    plans = _plans(store, sweeps)
+    plans, damaged = _plans(store, sweeps)
     learnt = _learnt_from(plans.values()) if limits.teacher_mb is not None else {}
     found = _Search(store, with_states=limits.checkpoint_mb is not None)
     found.look({*_planned(plans.values()), *learnt})
@@ -88,7 +88,7 @@ def export_bundle(
         sweeps=tuple(sorted(plans)),
         runs=runs,
         left_out=found.left_out + len(taken) - len(records),
-        damaged=tuple(sorted(found.damaged)),
+        damaged=tuple(sorted([*damaged, *found.damaged])),
         weights=sum(len(record.weights) for record in records),
         checkpoints=sum(record.state is not None for record in records),
         unfit=tuple(carried.left_out),
@@ -129,24 +129,32 @@ def _command(sweeps: Sequence[str], limits: Limits) -> str:
     return " ".join(parts)
 
 
-def _plans(store: Store, asked: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Plans by sweep; a group brings the sweeps it stands for."""
+def _plans(store: Store, asked: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Plans by sweep; a group brings the sweeps it stands for. Those that are damaged, which nobody
+    asked for by name, are named beside."""
     refuse_unsealed(store)
     there = [name for name in store.list(paths.sweeps_dir()) if store.exists(paths.plan_json(name))]
     if not there:
         raise UserError(f"{store.uri} holds no sweep", "give --store, or run a sweep file first")
     waiting = list(asked or there)
     plans: dict[str, dict[str, Any]] = {}
+    damaged: list[str] = []
     while waiting:
         name = waiting.pop()
-        if name in plans:
+        if name in plans or name in damaged:
             continue
         if name not in there:
             remedy = f"nearest: {nearest(name, there) or ', '.join(there)}"
             raise UserError(f"the store has no sweep {name!r}", remedy)
-        plans[name] = store.read_json(paths.plan_json(name)) or {}
+        try:
+            plans[name] = store.read_json(paths.plan_json(name)) or {}
+        except DamagedFileError:
+            if name in asked or len(there) == 1:
+                raise
+            damaged.append(name)
+            continue
         waiting += [member for member in plans[name].get("include", []) if member in there]
-    return plans
+    return plans, damaged
 
 
 # -- runs ---------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Packed:
 def bundle_error(place: str, problem: str) -> UserError:
     """A bundle that cannot be trusted."""
     return UserError(
-        f"{place}: {problem}", "nothing was imported: copy the bundle again, or export it anew"
+        f"{place}: {problem}", "nothing was taken from it: copy the bundle again, or export it anew"
     )
 
 

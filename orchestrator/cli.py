@@ -41,7 +41,7 @@ from orchestrator.cli_options import (
 from orchestrator.cli_store import data_app, store_app
 from orchestrator.errors import TargetsweepError, UserError
 from orchestrator.redaction import redacting_screen
-from orchestrator.store import Store
+from orchestrator.store import Store, refuse_absent
 from trainers.errors import TrainerError
 
 if TYPE_CHECKING:
@@ -263,6 +263,8 @@ def ui(
     if uri.startswith(("http://", "https://")):
         print(f"MLflow at {redacted(uri)}: its server has the UI")
         return
+    if not (tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        refuse_absent(place)  # else MLflow makes a folder, a database and an empty page
     artifacts = str(place.root / "mlartifacts") if place.is_local else "./mlartifacts"
     arguments = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
     arguments += ["--backend-store-uri", uri]

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress as RichProgress
 
 from orchestrator import paths
-from orchestrator.errors import UserError
+from orchestrator.errors import UserError, nearest
 from orchestrator.resolve import PROVISIONAL
 from orchestrator.spec import Sweep
 from orchestrator.store import Store
@@ -304,7 +304,10 @@ def prepare_dataset(
             shutil.rmtree(out)
             return info
     except TrainerError as error:
-        raise UserError(error.problem, error.remedy) from error
+        remedy = error.remedy
+        if name not in OFFICIAL and location.path is None and (near := nearest(name, OFFICIAL)):
+            remedy = f"nearest valid name: {near}; else {remedy}"
+        raise UserError(error.problem, remedy) from error
     except OSError as error:
         raise UserError(
             f"cannot prepare data set {name}: {error}", "free space or fix permissions"

@@ -33,7 +33,7 @@ def show_plan(
     """
     pace = Pace(rates, plan.infos)
     if len(plan.points) > 1:
-        console.print(_sweeps(plan, pace))
+        console.print(_sweeps(plan, pace, console))
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -55,7 +55,7 @@ def show_plan(
 _COLUMNS = ("cells", "points", "runs", "shared", "steps", "snapshots", "device-hours")
 
 
-def _sweeps(plan: Plan, pace: Pace) -> Table:
+def _sweeps(plan: Plan, pace: Pace, console: Console) -> Table:
     """One row a sweep as if it were alone, the sum of them, and the plan, which shares."""
     rows = sweep_rows(plan, pace)
     total = total_of(plan, rows, pace)
@@ -63,18 +63,21 @@ def _sweeps(plan: Plan, pace: Pace) -> Table:
     table.add_column("sweep", no_wrap=True)
     for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("most shared with")
+    with_sharers = console.width >= _WIDE or not console.is_terminal
+    if with_sharers:
+        table.add_column("most shared with")
     for row in rows:
         numbers = (row.cells, row.points, row.runs, row.shared, row.steps, row.snapshots)
         with_ = ", ".join(f"{name} ({n:,})" for name, n in list(row.sharers.items())[:_SHARERS])
-        table.add_row(row.name, *(f"{number:,}" for number in numbers), _hours(row.time), with_)
-    cells, points = f"{plan.cells:,}", f"{plan.num_points:,}"
+        cells = [row.name, *(f"{number:,}" for number in numbers), _hours(row.time)]
+        table.add_row(*cells, *[with_] * with_sharers)
+    asked, points = f"{plan.cells:,}", f"{plan.num_points:,}"
     table.add_row(
-        "sum", cells, points, f"{total.runs_before:,}", "", f"{total.steps_before:,}",
+        "sum", asked, points, f"{total.runs_before:,}", "", f"{total.steps_before:,}",
         f"{total.snapshots_before:,}", _hours(total.time_before), style="dim",
     )  # fmt: skip
     table.add_row(
-        "after sharing", cells, points, f"{total.runs:,}", f"{plan.num_shared:,}",
+        "after sharing", asked, points, f"{total.runs:,}", f"{plan.num_shared:,}",
         f"{total.steps:,}", f"{total.snapshots:,}", _hours(total.time), style="bold",
     )  # fmt: skip
     table.add_row("")
@@ -82,6 +85,8 @@ def _sweeps(plan: Plan, pace: Pace) -> Table:
 
 
 _SHARERS = 2
+_WIDE = 120
+"""Columns of a screen from which names of sweeps have room beside the numbers."""
 
 
 def _hours(time: Estimate) -> str:
@@ -142,11 +147,12 @@ def _time_row(time: Estimate) -> tuple[str, str, str]:
     if not time.seconds:
         how = "`plan --calibrate` measures it here, `--device NAME` takes another's"
         return ("device time", "?", f"nothing measured yet: {how}")
-    remark = "of what is left, one run after the other, at the measured pace; a teacher counts as "
-    remark += f"{TEACHER_STEPS:,} steps"
+    remark = f"{duration(time.seconds)} of what is left, one run after the other, at the measured "
+    remark += f"pace; a teacher counts as {TEACHER_STEPS:,} steps"
     if time.unknown:
-        remark += f"; {time.unknown:,} runs without a pace"
-    return ("device time", f"{time.seconds / 3600:,.2f} h", f"{remark} ({duration(time.seconds)})")
+        remark += f"; {time.unknown:,} runs without a pace are not in it"
+    hours = time.seconds / 3600
+    return ("device time", f"{hours:,.{0 if hours >= 100 else 2}f} h", remark)
 
 
 def _sharing_rows(sharing: Iterable[Choice]) -> Iterator[tuple[str, str, str]]:

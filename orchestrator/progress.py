@@ -19,6 +19,9 @@ from orchestrator.units import Unit
 
 __all__ = ["Progress"]
 
+_PACE_S = 20.0
+"""A pace is told after so many seconds."""
+
 _THEN = {
     Decision.RETRY: "tried again",
     Decision.GIVE_UP: "given up",
@@ -34,6 +37,8 @@ class Progress(Listener):
         self._done_before = done_before
         self._conductor: Conductor | None = None
         self._began = time.monotonic()
+        self._pace_from: tuple[float, int] | None = None
+        """When something was first trained, and steps until then."""
         self._live: RichLive | None = None
         self._picture: RenderableType = Text("")
         self.stopping = False
@@ -42,7 +47,7 @@ class Progress(Listener):
         self._conductor = conductor
 
     def __enter__(self) -> Self:
-        self._began = time.monotonic()
+        self._began, self._pace_from = time.monotonic(), None
         if self._console.is_terminal:
             self._live = RichLive(
                 get_renderable=self._render, console=self._console, refresh_per_second=4,
@@ -134,14 +139,20 @@ class Progress(Listener):
         }
 
     def eta_s(self) -> float | None:
-        """Seconds left at the pace so far, by estimated steps; None while nothing is known."""
+        """Seconds left at the pace since the first step, by estimated steps; None while that is
+        short: what compiles and warms up first says nothing of the rest."""
         assert self._conductor is not None
         ledger = self._conductor.ledger
         running = sum(live.steps_trained for live in self._conductor.live.values())
         trained = self._conductor.steps_trained + running
         left = ledger.cost_left - running
-        elapsed = time.monotonic() - self._began
-        return None if trained < 1 else max(left, 0.0) * elapsed / trained
+        if trained < 1:
+            return None
+        now = time.monotonic()
+        since, before = self._pace_from = self._pace_from or (now, trained)
+        if now - since < _PACE_S or trained == before:
+            return None
+        return max(left, 0.0) * (now - since) / (trained - before)
 
     def _render(self) -> RenderableType:
         if self._conductor is None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -18,7 +20,7 @@ from dashboards.results import load_plan, load_results
 from orchestrator import paths
 from orchestrator.conclusion import command
 from orchestrator.damage import damage_text
-from orchestrator.errors import StoreError, UserError
+from orchestrator.errors import DamagedFileError, StoreError, UserError
 from orchestrator.spec import Sweep
 from orchestrator.store import Store, store_errors
 from orchestrator.tracking import OutOfTimeError, SyncReport, Tracker
@@ -99,10 +101,18 @@ def track_results(
     tracker: Tracker, store: Store, sweeps: Sequence[str], *, force: bool = False
 ) -> SyncReport:
     """Brings MLflow up to the store: runs, aggregates, reports. Groups are no experiments: their
-    members are. force: as in `Tracker.sync`."""
-    plans = {name: store.read_json(paths.plan_json(name)) or {} for name in sweeps}
+    members are; sweeps whose plan is damaged are left out and named. force: as in
+    `Tracker.sync`."""
+    plans: dict[str, Any] = {}
+    damaged: list[DamagedFileError] = []
+    for name in sweeps:
+        try:
+            plans[name] = store.read_json(paths.plan_json(name)) or {}
+        except DamagedFileError as error:
+            damaged.append(error)
     sweeps = [name for name, plan in plans.items() if not plan.get("include")]
     found = tracker.sync(sweeps, force=force)
+    found = replace(found, damaged=(*found.damaged, *damaged))
     for sweep in sweeps:
         results = load_results(store.uri, load_plan(store.uri, sweep))
         tracker.aggregates(sweep, aggregate(results), force=force)

@@ -8,6 +8,7 @@ screen (`redacting_screen`), what is sent to MLflow (`tracking_client`), reports
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -89,7 +90,11 @@ def _clean_all(value: Any, secrets: re.Pattern[str] | None) -> Any:
 
 
 def redacting_screen() -> None:
-    """From now on nothing this process prints, logs or ends with shows a secret."""
+    """From now on nothing this process prints, logs or ends with shows a secret. What a terminal
+    or a file in another encoding than UTF-8 cannot take (a ±, an arrow) becomes a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.stdout = _Redacting(sys.stdout)
     sys.stderr = _Redacting(sys.stderr)
 

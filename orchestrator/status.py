@@ -16,7 +16,7 @@ from orchestrator.bulletin import read_bulletin
 from orchestrator.damage import damage_text, refuse_unsealed
 from orchestrator.datasets import Location, is_encoded, locations_of, prepare_dataset
 from orchestrator.driverstatus import driver_lines, failure_lines
-from orchestrator.errors import TargetsweepError, UserError
+from orchestrator.errors import DamagedFileError, TargetsweepError, UserError
 from orchestrator.lease import Lease, holder
 from orchestrator.machine import checks
 from orchestrator.runstates import RunStates
@@ -53,7 +53,12 @@ def show_status(console: Console, store: Store) -> None:
     failed: set[str] = set()
     runs = RunStates(store)
     for name in sweep_names(store):
-        plan = _with_members(store, name)
+        try:
+            plan = _with_members(store, name)
+        except DamagedFileError as error:
+            runs.damaged.append(error)
+            table.add_row(name, "damaged")
+            continue
         states = runs.of(plan)
         failed |= {name for name, state in states.items() if state == "failed"}
         counts = Counter(states.values())

@@ -14,7 +14,7 @@ from orchestrator.jobrecord import JobRecord, read_job
 from orchestrator.jobserver import JobServer, checked_address
 from orchestrator.lease import HEARTBEAT_S, Holder, holder
 from orchestrator.stopping import ask_to_stop
-from orchestrator.store import Store
+from orchestrator.store import Store, refuse_absent
 
 __all__ = ["stop_driver"]
 
@@ -35,9 +35,10 @@ def stop_driver(
 ) -> None:
     """Asks who drives the store to stop; with `now` also the Ray job to end.
 
-    Raises UserError where the holder of the store cannot be asked, TargetsweepError when it still
-    drives after `timeout_s`, MachineError for a job server that does not answer.
+    Raises UserError where there is no store or its holder cannot be asked, TargetsweepError when it
+    still drives after `timeout_s`, MachineError for a job server that does not answer.
     """
+    refuse_absent(store)
     found, job = holder(store), read_job(store)
     if found is None:
         _say_nobody(console, store, None if now else job)

@@ -19,12 +19,12 @@ from urllib.parse import unquote, urlsplit
 from dashboards.filesystem import child_uri
 from dashboards.seals import SealError, seal_json, unseal_json
 from orchestrator import clock, paths
-from orchestrator.errors import DamagedFileError, StoreError
+from orchestrator.errors import DamagedFileError, StoreError, UserError
 from orchestrator.redaction import redact_all
 from orchestrator.store_local import LocalBackend
 from orchestrator.store_remote import RemoteBackend
 
-__all__ = ["Backend", "Stamp", "Store", "store_errors"]
+__all__ = ["Backend", "Stamp", "Store", "refuse_absent", "store_errors"]
 
 
 class Stamp(NamedTuple):
@@ -265,3 +265,10 @@ def _remedy(error: OSError, verb: str) -> str:
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return "a file is where a folder should be (or the reverse): choose another store"
     return "check that the store is mounted, reachable and its credentials are valid"
+
+
+def refuse_absent(store: Store) -> None:
+    """For commands that say something of a store where nothing is wrong with an empty one. Raises
+    UserError where a local one's folder is not there: somebody mistyped it, or is elsewhere."""
+    if store.is_local and not store.root.is_dir():
+        raise UserError(f"there is no store at {store.uri}", "give --store")

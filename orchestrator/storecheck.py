@@ -20,7 +20,7 @@ from orchestrator.identity import from_canonical, kind_of, run_key
 from orchestrator.lease import Lease, holder
 from orchestrator.metricsfile import read_metrics
 from orchestrator.sealing import seal_store
-from orchestrator.store import Store
+from orchestrator.store import Store, refuse_absent
 from orchestrator.units import ARTEFACTS
 from trainers.checkpoint import check_state, weights_digest
 from trainers.data.verify import verify
@@ -46,7 +46,9 @@ class _Check(NamedTuple):
 
 def check_store(console: Console, store: Store, *, repair: bool, seal: bool) -> None:
     """repair: sets damaged files aside. seal: first seals those of a store that was written before
-    files had seals. Raises DamagedStoreError (exit status 1) when anything is damaged and stays."""
+    files had seals. Raises DamagedStoreError (exit status 1) when anything is damaged and stays,
+    UserError where there is no store."""
+    refuse_absent(store)
     if seal:
         sealed = seal_store(store)
         console.print(f"{sealed:,} files sealed", highlight=False)
@@ -55,6 +57,7 @@ def check_store(console: Console, store: Store, *, repair: bool, seal: bool) -> 
             for one in _checked(console, store):
                 kept = store.set_aside(one.rel, one.reason)
                 _say(console, f"{one.rel} ({one.reason}), set aside as {kept}")
+                _set_aside_result(console, store, one.rel)
         console.print("what was set aside is made again by the next `targetsweep run`")
         return
     elif (driver := holder(store)) is not None:
@@ -67,6 +70,16 @@ def check_store(console: Console, store: Store, *, repair: bool, seal: bool) -> 
             "  `targetsweep run` sets aside what it meets and makes it again, but for data sets; "
             "`targetsweep store check --repair` sets aside all of them"
         )
+
+
+def _set_aside_result(console: Console, store: Store, rel: str) -> None:
+    """A result without its rows is none: it goes with them, so that nobody counts the run as
+    done."""
+    name = rel.split("/")[1] if rel.startswith(f"{paths.runs_dir()}/") else ""
+    if name and rel == paths.metrics(name) and store.exists(paths.result(name)):
+        reason = "its rows were damaged"
+        kept = store.set_aside(paths.result(name), reason)
+        _say(console, f"{paths.result(name)} ({reason}), set aside as {kept}")
 
 
 def _say(console: Console, line: str) -> None:

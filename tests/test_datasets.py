@@ -175,6 +175,12 @@ def test_preparing_never_replaces(store: Store, raw: Path) -> None:
 DIGITS = TINY + GRID
 
 
+def test_a_mistyped_name_is_answered_with_the_nearest(store: Store) -> None:
+    with pytest.raises(UserError) as caught:
+        make(store, "cifar01")
+    assert "nearest valid name: cifar10; else give the folder" in str(caught.value)
+
+
 def test_a_data_set_for_a_remote_store_is_not_prepared_twice(
     tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from orchestrator.publishing import track_results
 from orchestrator.scaling import scale_sweep
 from orchestrator.spec import load_sweeps
 from orchestrator.store import Store
+from orchestrator.tracking import SyncReport
 from tests.driving import GRID, TINY, digits_store, drive_here, tiny_plan
 from tests.sweep_files import BASE, write
 from trainers.data.catalogue import OFFICIAL
@@ -204,7 +205,7 @@ def test_a_group_is_no_experiment(planned: Store) -> None:
 
         def sync(self, sweeps: list[str], force: bool) -> Any:
             self.names = list(sweeps)
-            return type("Found", (), {"repaired": ()})
+            return SyncReport(projected=0, unchanged=(), repaired=())
 
         def aggregates(self, sweep: str, found: Any, *, force: bool) -> None:
             assert sweep != "all"

@@ -111,7 +111,10 @@ def test_the_table_of_a_terminal(plan: Plan, tmp_path: Path) -> None:
     assert plan.of_kind("teacher")[0].label in first
     assert second.split()[-6:-2] == ["10", "20", "12.35", "6,400"] or "12.3" in second
     assert summary.startswith("3 done, 2 running, 6 waiting for a teacher · ")
-    assert "left" in summary
+    assert "left" not in summary
+    assert progress._pace_from is not None
+    progress._pace_from = (progress._pace_from[0] - 60.0, 1)
+    assert ", about " in rendered(progress).splitlines()[-1]
 
 
 def test_a_terminal_is_left_as_it_was(plan: Plan, tmp_path: Path) -> None:
@@ -134,17 +137,21 @@ def test_stopping_is_said(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_time_left_follows_the_steps(plan: Plan, tmp_path: Path) -> None:
+    """Since the first one: starting, compiling and the first seconds say nothing of the rest."""
     progress, _ = screen(terminal=True)
     conductor = watched(plan, tmp_path, progress)
     assert progress.eta_s() is None
-    progress._began -= 100.0
     teacher = begin(conductor)
     tell(conductor, teacher, "started", first_step=1)
-    tell(conductor, teacher, "evaluation", step=50, top1=1.0)
+    tell(conductor, teacher, "evaluation", step=3, top1=1.0)
+    assert progress.eta_s() is None
+    assert progress._pace_from is not None
+    progress._pace_from = (progress._pace_from[0] - 100.0, 3)
+    tell(conductor, teacher, "evaluation", step=53, top1=1.0)
     whole = sum(entry.cost for entry in conductor.ledger.entries.values())
-    assert progress.eta_s() == pytest.approx((whole - 50) * 100 / 50, rel=0.01)
-    tell(conductor, teacher, "evaluation", step=100, top1=1.0)
-    assert progress.eta_s() == pytest.approx((whole - 100) * 100 / 100, rel=0.01)
+    assert progress.eta_s() == pytest.approx((whole - 53) * 100 / 50, rel=0.01)
+    tell(conductor, teacher, "evaluation", step=103, top1=1.0)
+    assert progress.eta_s() == pytest.approx((whole - 103) * 100 / 100, rel=0.01)
 
 
 def test_more_running_trials_than_rows(tmp_path: Path) -> None:

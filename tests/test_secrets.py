@@ -136,6 +136,21 @@ class TestRedaction:
         assert leaks(out.getvalue()) == []
         assert out.getvalue().count("db.example") == 3
 
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+    def test_of_a_screen_of_another_encoding(
+        self, monkeypatch: pytest.MonkeyPatch, encoding: str
+    ) -> None:
+        """A table's ± ended a run in a traceback where the locale was C and Python took it so."""
+        raw = io.BytesIO()
+        stream = io.TextIOWrapper(raw, encoding, write_through=True)
+        monkeypatch.setattr(sys, "stdout", stream)
+        redacting_screen()
+        print("10.0 ± 0.5 → done")
+        Console(width=40).print("10.0 ± 0.5 → done")
+        monkeypatch.undo()
+        said = raw.getvalue().decode(encoding).splitlines()
+        assert said == [f"10.0 {'?' if encoding == 'ascii' else '±'} 0.5 ? done"] * 2
+
 
 class TestStoreUris:
     @pytest.mark.parametrize("uri", ["s3://AKIAPLANTED3:PlantedOption8@bucket/x", OPTION])

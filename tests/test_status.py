@@ -10,6 +10,7 @@ from tracking_helpers import SWEEP, finish, key, name, write_run
 from typer.testing import CliRunner
 
 from orchestrator import cli, paths
+from orchestrator.errors import UserError
 from orchestrator.plandocument import plan_document
 from orchestrator.runstates import RunStates
 from orchestrator.scalenotes import MAPPED_LATER
@@ -161,6 +162,17 @@ def test_the_screen(store: Store) -> None:
     assert row == [SWEEP, "4", "0", "0", "0", "1", "2", "1"]
 
 
+def test_a_damaged_plan_hides_no_other_sweep(store: Store) -> None:
+    store.write_json(paths.plan_json(SWEEP), plan_of([None]))
+    store.write_bytes(paths.plan_json("broken"), b"garbage")
+    ended = CliRunner().invoke(cli.app, ["status", "--store", str(store.root)])
+    assert ended.exit_code == 0
+    lines = [line.split() for line in ended.output.splitlines()]
+    assert ["broken", "damaged"] in lines
+    assert [SWEEP, "1", "0", "0", "0", "0", "0", "1"] in lines
+    assert "damaged: sweeps/broken/plan.json" in ended.output
+
+
 def test_a_pilot_whose_teachers_are_not_measured(store: Store) -> None:
     """It asks for no student yet; that is not the same as nothing to do."""
     plan = {"points": [], "scale": {"name": "pilot", "notes": [MAPPED_LATER], "steps": {}}}
@@ -183,10 +195,20 @@ class TestUi:
         return ended.output
 
     def test_the_stores_own(self, store: Store, started: list[list[str]]) -> None:
+        store.root.mkdir()
         assert "http://127.0.0.1:5000" in self.call(store)
         ((program, *arguments),) = started
         assert program == sys.executable
         assert f"sqlite:///{store.root}/mlflow.db" in arguments
+
+    def test_no_folder_is_made_for_a_store_that_is_not_there(
+        self, store: Store, started: list[list[str]]
+    ) -> None:
+        ended = CliRunner().invoke(cli.app, ["ui", "--store", str(store.root)])
+        assert isinstance(ended.exception, UserError)
+        assert "there is no store at" in str(ended.exception)
+        assert not started
+        assert not store.root.exists()
 
     def test_another_database(self, store: Store, started: list[list[str]]) -> None:
         self.call(store, "--tracking-uri", "sqlite:////elsewhere.db")

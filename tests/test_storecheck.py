@@ -19,7 +19,7 @@ from dashboards.seals import unseal_json
 from orchestrator import cli, paths
 from orchestrator.bundleexport import export_bundle
 from orchestrator.damage import refuse_unsealed
-from orchestrator.errors import StoreError
+from orchestrator.errors import StoreError, UserError
 from orchestrator.lease import Lease
 from orchestrator.store import Store
 from orchestrator.storecheck import DamagedStoreError, check_store, find_damage
@@ -112,8 +112,19 @@ def test_repair_sets_aside_and_the_next_plan_has_it_made_again(
     store.write_bytes(paths.metrics(student), b"PAR1")
     screen = check(store, repair=True)
     assert f"damaged: {paths.metrics(student)} (" in screen
-    assert len(store.list(paths.damaged_dir())) == 1
+    assert f"damaged: {paths.result(student)} (its rows were damaged), set aside" in screen
+    assert len(store.list(paths.damaged_dir())) == 2
     assert [unit.name for unit in tiny_plan(tmp_path, store, text=SWEEP).left] == [student]
+
+
+def test_a_store_that_is_not_there_is_not_sound(tmp_path: Path) -> None:
+    """Somebody mistyped it; `0 damaged` would be taken for good news."""
+    absent = Store(tmp_path / "absent")
+    for command in (["store", "check"], ["stop"]):
+        result = CliRunner().invoke(cli.app, [*command, "--store", absent.uri])
+        assert isinstance(result.exception, UserError)
+        assert f"there is no store at {absent.uri}" in str(result.exception)
+    assert not absent.root.exists()
 
 
 def test_the_command_names_files_and_exits_with_one(store: Store) -> None:
