@@ -23,7 +23,7 @@ from orchestrator.bundlefile import is_zip, read_pack, write_pack, zip_place
 from orchestrator.bundleimport import import_bundles
 from orchestrator.bundleweights import MAX_CHECKPOINT_MB, Limits
 from orchestrator.bundling import BundleExport, check_place, export_so_far
-from orchestrator.errors import StoreError, UserError
+from orchestrator.errors import DamagedFileError, StoreError, UserError
 from orchestrator.metricsfile import read_metrics
 from orchestrator.runrecord import read_record
 from orchestrator.store import Store
@@ -151,6 +151,15 @@ def test_a_state_before_the_first_row_stays(tmp_path: Path) -> None:
     assert states
     assert bring(store, reference_bundle()).runs == {"grown": 1, "same": 7}
     assert store.list(paths.checkpoint_dir(name)) == states
+
+
+def test_a_damaged_plan_costs_its_own_sweep_alone(tmp_path: Path) -> None:
+    store = copy_of(reference(), tmp_path / "ours")
+    store.write_bytes(paths.plan_json("broken"), b"garbage")
+    done = export_bundle(store, str(tmp_path / "out"))
+    assert (done.sweeps, done.damaged) == ((NAME,), ("broken",))
+    with pytest.raises(DamagedFileError):
+        export_bundle(store, str(tmp_path / "asked"), ["broken"])
 
 
 def test_a_damaged_list_of_bundles_stops_no_import(tmp_path: Path) -> None:

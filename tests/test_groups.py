@@ -213,6 +213,10 @@ def test_a_group_is_no_experiment(planned: Store) -> None:
     seen: Any = Seen()
     track_results(seen, planned, ["one", "all", "two"])
     assert seen.names == ["one", "two"]
+    planned.write_bytes(paths.plan_json("two"), b"garbage")  # costs the others nothing
+    found = track_results(seen, planned, ["one", "all", "two"])
+    assert seen.names == ["one"]
+    assert [error.rel for error in found.damaged] == [paths.plan_json("two")]
 
 
 # -- plan, sweep by sweep --------------------------------------------------------------------------
