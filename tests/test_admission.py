@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from orchestrator.admission import Capacity, Rooms, Shape
+from orchestrator.ledger import State
+from tests.ledgers import Fake, ledger_of, names, take_all
 
 
 @pytest.mark.parametrize(
@@ -134,3 +138,33 @@ def test_runs_of_one_worker_go_where_ray_puts_them() -> None:
     rooms.begin("u", Shape())
     assert rooms.has_room(Shape())
     assert rooms.has_room(Shape(devices_per_worker=0.5))
+
+
+def test_a_mixed_sweep_splits_no_wide_run_and_ends() -> None:
+    """Two nodes; what Ray does: one worker goes to the fullest node with room, several to one node
+    if it has room for all, else to both."""
+    narrow = [Fake(f"n{number}", cost=5 + 7 * number % 50) for number in range(60)]
+    wide = [Fake(f"w{n}", ("t",), cost=20 + n, workers=8) for n in range(8)]
+    ledger = ledger_of(Fake("t", provides=("t",), cost=30), *narrow, *wide, slots=16)
+    ledger.capacity.rooms.nodes = dict(TWO)
+    free, going, spans = dict(TWO), dict[str, tuple[float, Counter[str]]](), list[int]()
+    now = 0.0
+    while not ledger.finished:
+        for name in take_all(ledger):
+            where: Counter[str] = Counter()
+            left = ledger.entries[name].shape.workers
+            for node in sorted(free, key=lambda one: (free[one] < left, free[one])):
+                taken = min(left, int(free[node]))
+                where[node], left = taken, left - taken
+                free[node] -= taken
+            assert not left
+            ledger.lies(name, where.elements())
+            going[name] = (now + ledger.entries[name].cost, where)
+            spans += [sum(count > 0 for count in where.values())] * (where.total() > 1)
+        name = min(going, key=lambda one: going[one][0])
+        now, where = going.pop(name)
+        for node, count in where.items():
+            free[node] += count
+        ledger.done(name)
+    assert spans == [1] * 8
+    assert names(ledger, State.DONE) == ledger.entries.keys()
