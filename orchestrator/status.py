@@ -40,6 +40,7 @@ def sweep_names(store: Store) -> list[str]:
 
 
 def show_status(console: Console, store: Store) -> None:
+    """Raises UserError, after all others were shown, for sweeps whose plan is damaged."""
     refuse_unsealed(store)
     console.print(f"store   {store.uri}", soft_wrap=True)
     for line in driver_lines(store):
@@ -51,12 +52,13 @@ def show_status(console: Console, store: Store) -> None:
         table.add_column(column, justify="right")
     unmapped: list[str] = []
     failed: set[str] = set()
+    broken: list[DamagedFileError] = []
     runs = RunStates(store)
     for name in sweep_names(store):
         try:
             plan = _with_members(store, name)
         except DamagedFileError as error:
-            runs.damaged.append(error)
+            broken.append(error)
             table.add_row(name, "damaged")
             continue
         states = runs.of(plan)
@@ -73,6 +75,8 @@ def show_status(console: Console, store: Store) -> None:
         console.print(line, soft_wrap=True)
     if unmapped:  # their runs are counted then
         console.print(f"{', '.join(unmapped)}: {MAPPED_LATER}", soft_wrap=True)
+    if broken:
+        raise UserError("\n  ".join(damage_text(broken)), "run these sweeps again")
 
 
 def _show_running(console: Console, store: Store) -> None:

@@ -166,11 +166,11 @@ def test_a_damaged_plan_hides_no_other_sweep(store: Store) -> None:
     store.write_json(paths.plan_json(SWEEP), plan_of([None]))
     store.write_bytes(paths.plan_json("broken"), b"garbage")
     ended = CliRunner().invoke(cli.app, ["status", "--store", str(store.root)])
-    assert ended.exit_code == 0
     lines = [line.split() for line in ended.output.splitlines()]
     assert ["broken", "damaged"] in lines
     assert [SWEEP, "1", "0", "0", "0", "0", "0", "1"] in lines
-    assert "damaged: sweeps/broken/plan.json" in ended.output
+    assert isinstance(ended.exception, UserError)
+    assert "damaged: sweeps/broken/plan.json" in str(ended.exception)
 
 
 def test_a_pilot_whose_teachers_are_not_measured(store: Store) -> None:
