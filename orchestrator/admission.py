@@ -37,7 +37,8 @@ class Shape:
 @dataclass
 class Rooms:
     """What lies on which node. nodes: devices by node, without what other people hold; empty where
-    nobody knows. A run that has not said where it is might be anywhere."""
+    nobody knows. A run that has not yet said where it is might be on any, but on one alone if it
+    fits there."""
 
     nodes: Mapping[str, float] = field(default_factory=dict)
     _runs: dict[str, tuple[float, Mapping[str, float]]] = field(default_factory=dict)
@@ -57,14 +58,19 @@ class Rooms:
 
     def has_room(self, shape: Shape) -> bool:
         """Whether one node has it for all workers, or none ever would."""
-        wide = shape.devices - _EPSILON
-        if shape.workers == 1 or wide > max(self.nodes.values(), default=0.0):
+        wide, widest = shape.devices - _EPSILON, max(self.nodes.values(), default=0.0)
+        if shape.workers == 1 or wide > widest:
             return True
         free = dict(self.nodes)
+        silent: list[float] = []
         for devices, where in self._runs.values():
-            for node in free:
-                free[node] -= where.get(node, 0.0) if where else devices
-        return max(free.values()) >= wide
+            for node in where.keys() & free.keys():
+                free[node] -= where[node]
+            silent += [] if where else [devices]
+        if max(free.values()) - sum(silent) >= wide:
+            return True
+        spoilt = sum(len(free) if devices > widest else 1 for devices in silent)
+        return sum(room >= wide for room in free.values()) > spoilt
 
 
 @dataclass
@@ -104,7 +110,7 @@ class Capacity:
 
     def fits_beside(self, shape: Shape, waiting: Shape) -> bool:
         """Whether a run takes nothing that a waiting one could use: it joins others on a device,
-        and without the shared devices there are enough."""
+        and without the shared devices there are enough, on whichever nodes."""
         enough = waiting.devices <= self.total - len(self._shared) + _EPSILON
         return enough and self._place(shape) is not None and self.fits(shape)
 

@@ -35,8 +35,8 @@ _PACKAGES = ("targetsweep", "torch", "numpy", "pyarrow")
 @dataclass(frozen=True, kw_only=True)
 class Exported:
     """digest: of the bundle. runs: in it, by kind. left_out: runs of its plans that are not
-    complete (no fault), damaged: those that cannot be read, by name. weights, checkpoints: how many
-    went along; unfit: of those that were to, a line each for what did not."""
+    complete (no fault), damaged: those, and plans, that cannot be read, by name. weights,
+    checkpoints: how many went along; unfit: of those that were to, a line each for what did not."""
 
     digest: str
     sweeps: tuple[str, ...]
@@ -149,7 +149,7 @@ def _plans(store: Store, asked: Sequence[str]) -> tuple[dict[str, dict[str, Any]
         try:
             plans[name] = store.read_json(paths.plan_json(name)) or {}
         except DamagedFileError:
-            if name in asked or len(there) == 1:
+            if name in asked or len(damaged) + 1 == len(there):
                 raise
             damaged.append(name)
             continue

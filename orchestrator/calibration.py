@@ -68,7 +68,9 @@ def calibrate(
     left_out: list[Group] = []
     for group, (spec, kinds) in models.items():
         bench = _Bench(spec, _data(infos[group.dataset], group), runtime)
-        step_s = bench.predicted_s()
+        step_s = float("inf")
+        with suppress(torch.OutOfMemoryError):
+            step_s = bench.predicted_s()
         if step_s > seconds * _SLOWEST:
             left_out.append(group)
             continue
@@ -80,10 +82,11 @@ def calibrate(
                 continue
             its = dataclasses.replace(group, strategy=kind)
             rate = bench.measure(kind, steps, seconds / len(models) / len(_KINDS), step_s)
-            if rate is None:
+            if rate is not None:
+                found[its] = rate
+            elif kind == wanted[0]:
                 left_out.append(group)
                 break
-            found[its] = rate
     return Rates(steps=found, left_out=tuple(left_out), about=_about(runtime, steps))
 
 
@@ -135,14 +138,14 @@ class _Bench:
 
     def measure(self, kind: str, steps: int, share_s: float, step_s: float) -> Rate | None:
         """step_s: of a step, predicted. Slow ones are measured without one to warm up. None: not
-        even a few images fit into memory."""
+        even a few images fit into memory; an evaluation's are always as many."""
         self._warm = step_s < share_s
         while True:
             # Not in the handler, where the error still holds what it ran out of.
             with suppress(torch.OutOfMemoryError):
                 rate = self._measure(kind, steps, share_s)
                 return Rate(rate.per_s / (1 if kind == EVALUATION else self._parts), rate.n)
-            if self._spec.batch_size < 2 * _SMALL_BATCH:
+            if kind == EVALUATION or self._spec.batch_size < 2 * _SMALL_BATCH:
                 return None
             self._parts *= 2
             self._spec = dataclasses.replace(self._spec, batch_size=self._spec.batch_size // 2)

@@ -247,7 +247,8 @@ class Conductor:
 
     def _hear(self, live: Live, report: dict[str, Any]) -> None:
         event = report["event"]
-        live.saved = live.saved or event in ("snapshot", "weights", "checkpoint")
+        if event in ("snapshot", "weights", "checkpoint"):
+            live.save()
         if event == "started":
             live.first_step = int(report["first_step"])
             live.step = max(0, live.first_step - 1)
@@ -312,9 +313,7 @@ class Conductor:
             return
         for line in set_aside(self._store, final.get("damaged") or (), unit.label):
             self._warn(line)
-        decision = self.ledger.fail(
-            unit.name, failure, progressed=live.saved, lasted_s=live.lasted_s, rest=True
-        )
+        decision = self.ledger.fail(unit.name, failure, worked_s=live.worked_s, rest=True)
         entry = self.ledger.entries[unit.name]
         if entry.resting:
             self._wakes[unit.name] = self._clock() + entry.attempts.wait_s()

@@ -298,6 +298,8 @@ def prepare_dataset(
                 return decode(store.root / paths.dataset_dir(name))
             out = _workshop(store) / name
             info = decode(out)
+            for left in out.glob(".*"):  # what a killed try was about to rename
+                left.unlink()
             # meta.json last: it makes the data set exist
             for file in sorted(filter(Path.is_file, out.iterdir()), key=_is_meta):
                 store.upload(file, f"{paths.dataset_dir(name)}/{file.name}")

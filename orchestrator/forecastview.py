@@ -140,6 +140,7 @@ def _seconds(pacing: Pacing, unit: Unit) -> float | None:
 
 
 def _shapes(plan: Plan, gpus: Sequence[str], devices: float) -> Callable[[Task], Shape]:
+    """devices: in all, as if of one node: a forecast knows of no others."""
     sharing = Sharing(shipped_table(), gpus, plan.infos)
 
     def shape(task: Task) -> Shape:

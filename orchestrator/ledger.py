@@ -227,21 +227,14 @@ class Ledger:
             self._lose(token)
 
     def fail(
-        self,
-        name: str,
-        failure: Failure,
-        *,
-        progressed: bool = False,
-        lasted_s: float = 0.0,
-        rest: bool = False,
+        self, name: str, failure: Failure, *, worked_s: float = 0.0, rest: bool = False
     ) -> Decision:
         """An attempt failed: the unit is ready again, or failed with its dependants blocked, or
-        left for another plan. progressed: the attempt had done lasting work before. lasted_s:
-        how long it went on. rest: where the policy has the unit wait, it is handed out only after
-        `wake`."""
+        left for another plan. worked_s: seconds of the attempt whose work lasts, 0 for none. rest:
+        where the policy has the unit wait, it is handed out only after `wake`."""
         entry = self._release(name)
-        decision = entry.attempts.decide(failure, worked_s=lasted_s if progressed else 0.0)
-        if progressed:
+        decision = entry.attempts.decide(failure, worked_s=worked_s)
+        if worked_s:
             self._row.clear()
         if decision is Decision.RETRY:
             self._make_ready(entry, resting=rest and entry.attempts.wait_s() > 0)

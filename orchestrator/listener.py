@@ -35,13 +35,13 @@ class Listener:
 
 @dataclass
 class Live:
-    """A running trial. attempt: its name. processes: where it runs, as far as it said so. saved:
-    it has left something in the store that the next attempt builds on."""
+    """A running trial. attempt: its name. processes: where it runs, as far as it said so. worked_s:
+    seconds until it last left something in the store that the next attempt builds on."""
 
     unit: Unit
     attempt: str = ""
     processes: set[Process] = field(default_factory=set)
-    saved: bool = False
+    worked_s: float = 0.0
     started: float = field(default_factory=time.monotonic)
     first_step: int = 1
     step: int = 0
@@ -49,9 +49,8 @@ class Live:
     images_per_s: float = 0.0
     final: dict[str, Any] | None = None
 
-    @property
-    def lasted_s(self) -> float:
-        return time.monotonic() - self.started
+    def save(self) -> None:
+        self.worked_s = max(time.monotonic() - self.started, 1e-9)
 
     @property
     def steps_trained(self) -> int:

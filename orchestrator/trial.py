@@ -89,7 +89,8 @@ def _file(rel: str) -> str:
 
 
 _PASSING = ("evaluation", "progress")
-"""Reports that the next one makes old. What they say is in the store, or not worth keeping."""
+"""Reports that the next one makes old. What they say is in the store, or soon said again, as an
+evaluation's images/s."""
 
 
 @lru_cache(maxsize=1)

@@ -107,12 +107,20 @@ def test_halves_of_two_nodes_are_no_room_for_a_wide_run() -> None:
 
 
 def test_a_run_that_has_not_said_where_it_is_may_be_anywhere() -> None:
+    """On one node, though: of two empty ones it spoils one, and two such runs may spoil both."""
     rooms = Rooms(TWO)
     rooms.begin("u", Shape())
+    assert rooms.has_room(WIDE)
+    rooms.begin("v", Shape())
     assert not rooms.has_room(WIDE)
-    assert rooms.has_room(Shape(workers=7))
+    assert rooms.has_room(Shape(workers=6))
+    rooms.lies("v", {"b": 1})
+    assert not rooms.has_room(WIDE)  # the other may be on a
     rooms.lies("u", {"b": 1})
     assert rooms.has_room(WIDE)
+    rooms.begin("w", Shape(workers=9))
+    assert not rooms.has_room(WIDE)
+    rooms.end("w")
     rooms.end("u")
     rooms.end("u")  # of a run that began before anybody counted
     assert rooms.has_room(WIDE)

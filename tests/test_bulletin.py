@@ -125,6 +125,9 @@ def test_a_log_has_a_line_now_and_then(plan: Plan, store: Store, terminal: bool)
     desk = Desk(plan, store, terminal=terminal)
     desk.open()
     before = len(desk.lines())
+    assert desk.progress.eta_s() is None
+    assert desk.progress._pace_from is not None
+    desk.progress._pace_from = (desk.progress._pace_from[0] - 60.0, 1)
     for _ in range(13):  # eleven minutes and more
         desk.clock.now += 55
         desk.bulletin.look()
@@ -133,7 +136,7 @@ def test_a_log_has_a_line_now_and_then(plan: Plan, store: Store, terminal: bool)
         assert not new
         return
     assert len(new) == 2
-    assert all(line.startswith("3 done, 1 running, ") for line in new)
+    assert all(line.startswith("3 done, 1 running, ") and line.endswith(" left") for line in new)
 
 
 def test_a_full_disk_is_for_others_to_complain_of(

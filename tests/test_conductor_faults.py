@@ -111,7 +111,7 @@ def test_where_a_distributed_run_lies_its_workers_say(plan: Plan, store: Store, 
     conductor = conductor_of(plan, store, [ear], slots=8)
     pair, three = Shape(workers=2), Shape(workers=3)
     rooms = conductor.ledger.capacity.rooms
-    rooms.nodes = {"ab" * 28: 4.0, "cd" * 28: 4.0}
+    rooms.nodes = {"ab" * 28: 4.0, "cd" * 28: 2.0}
     unit = begin(conductor)
     conductor.ledger.entries[unit].shape = pair
     rooms.begin(unit, pair)

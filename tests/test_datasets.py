@@ -201,9 +201,11 @@ def test_a_data_set_for_a_remote_store_is_not_prepared_twice(
     with pytest.raises(KeyboardInterrupt):
         make(store, "mine", path=raw)
     assert seen[0][0].is_relative_to(cache)
+    seen[0][0].with_name(".train-images.npy.0123").write_bytes(b"half")
     assert not store.exists("datasets/mine/meta.json")
     make(store, "mine", path=raw)
     assert seen[2:4] == seen[:2]
+    assert not [file for file, _ in seen if file.name.startswith(".")]
     assert store.exists("datasets/mine/meta.json")
     assert not [path for path in (cache / "preparing").rglob("*") if path.is_file()]
 

@@ -67,15 +67,15 @@ def test_an_attempt_that_came_far_breaks_the_row() -> None:
     """Ten long runs on a machine that kills are not a bug of the sweep."""
     ledger = ledger_of(*units(9), slots=1, same_failures=0)
     for _ in range(15):
-        fail_next(ledger, LOST, progressed=True)
+        fail_next(ledger, LOST, worked_s=60.0)
     assert not ledger.stopping
 
 
-@pytest.mark.parametrize(("saved", "after"), [(True, State.READY), (False, State.FAILED)])
-def test_only_work_that_was_saved_renews_a_run(saved: bool, after: State) -> None:
+@pytest.mark.parametrize(("worked_s", "after"), [(7200.0, State.READY), (600.0, State.FAILED)])
+def test_only_long_work_that_lasts_renews_a_run(worked_s: float, after: State) -> None:
     ledger = ledger_of(*units(1), slots=1, same_failures=0)
     for _ in range(4):
-        fail_next(ledger, LOST, progressed=saved, lasted_s=7200.0)
+        fail_next(ledger, LOST, worked_s=worked_s)
     assert ledger.entries["u0"].state is after
 
 

@@ -231,11 +231,14 @@ def test_a_batch_too_large_for_the_device_is_measured_in_halves(
     assert (per_s["A"], per_s["B"], per_s[EVALUATION]) == (25.0, 25.0, 100.0)
 
 
-def test_a_model_too_large_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["predicted_s", "_measure"])
+def test_a_model_too_large_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     def out_of_memory(*_: object) -> Rate:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(calibration._Bench, "_measure", out_of_memory)
+    monkeypatch.setattr(calibration._Bench, where, out_of_memory)
     plan = tiny_plan(tmp_path)
     rates = calibrate(plan.infos, plan.units, steps=1)
     assert (rates.steps, len(rates.left_out)) == ({}, 1)
