@@ -263,7 +263,7 @@ def ui(
     if uri.startswith(("http://", "https://")):
         print(f"MLflow at {redacted(uri)}: its server has the UI")
         return
-    if not (tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+    if not tracking_uri:
         refuse_absent(place)  # else MLflow makes a folder, a database and an empty page
     artifacts = str(place.root / "mlartifacts") if place.is_local else "./mlartifacts"
     arguments = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]

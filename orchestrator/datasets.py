@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rich.progress import Progress as RichProgress
 
 from orchestrator import paths
 from orchestrator.errors import UserError, nearest
+from orchestrator.node_cache import folder_name
 from orchestrator.resolve import PROVISIONAL
 from orchestrator.spec import Sweep
 from orchestrator.store import Store
@@ -319,7 +319,7 @@ def prepare_dataset(
 def _workshop(store: Store) -> Path:
     """Where data sets of a remote store are prepared: the same place at the next try, which then
     goes on where a killed one was."""
-    folder = cache_folder() / "preparing" / hashlib.sha256(store.uri.encode()).hexdigest()[:16]
+    folder = cache_folder() / "preparing" / folder_name(store.uri)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -227,14 +227,14 @@ class Ledger:
             self._lose(token)
 
     def fail(
-        self, name: str, failure: Failure, *, worked_s: float = 0.0, rest: bool = False
+        self, name: str, failure: Failure, *, worked_s: float | None = None, rest: bool = False
     ) -> Decision:
         """An attempt failed: the unit is ready again, or failed with its dependants blocked, or
-        left for another plan. worked_s: seconds of the attempt whose work lasts, 0 for none. rest:
+        left for another plan. worked_s: seconds of the attempt whose work lasts; None: none. rest:
         where the policy has the unit wait, it is handed out only after `wake`."""
         entry = self._release(name)
-        decision = entry.attempts.decide(failure, worked_s=worked_s)
-        if worked_s:
+        decision = entry.attempts.decide(failure, worked_s=worked_s or 0.0)
+        if worked_s is not None:
             self._row.clear()
         if decision is Decision.RETRY:
             self._make_ready(entry, resting=rest and entry.attempts.wait_s() > 0)

@@ -36,12 +36,13 @@ class Listener:
 @dataclass
 class Live:
     """A running trial. attempt: its name. processes: where it runs, as far as it said so. worked_s:
-    seconds until it last left something in the store that the next attempt builds on."""
+    seconds until it last left something in the store that the next attempt builds on; None: it has
+    left nothing."""
 
     unit: Unit
     attempt: str = ""
     processes: set[Process] = field(default_factory=set)
-    worked_s: float = 0.0
+    worked_s: float | None = None
     started: float = field(default_factory=time.monotonic)
     first_step: int = 1
     step: int = 0
@@ -50,7 +51,7 @@ class Live:
     final: dict[str, Any] | None = None
 
     def save(self) -> None:
-        self.worked_s = max(time.monotonic() - self.started, 1e-9)
+        self.worked_s = time.monotonic() - self.started
 
     @property
     def steps_trained(self) -> int:

@@ -1,15 +1,21 @@
-"""What a run learns from, read from other runs' files: teachers, and strategy C's soft targets.
+"""What a run learns from: its data set and, of other runs' files, teachers and strategy C's soft
+targets.
 
-Whatever of it is damaged raises DamagedFileError, whatever is gone LostNeedError: neither is this
-run's to mend; its driver plans anew.
+Whatever of the latter is damaged raises DamagedFileError, whatever is gone LostNeedError: neither
+is this run's to mend; its driver plans anew.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from functools import lru_cache
+from pathlib import Path
+
+import torch
 from torch import Tensor, nn
 
 from orchestrator import paths
-from orchestrator.errors import DamagedFileError, LostNeedError
+from orchestrator.errors import DamagedFileError, LostNeedError, StoreError
 from orchestrator.identity import from_canonical, run_key
 from orchestrator.store import Store
 from orchestrator.weightsfiles import (
@@ -20,9 +26,12 @@ from orchestrator.weightsfiles import (
     teacher_name,
 )
 from trainers.data.images import ImageData
+from trainers.data.prepared import load
 from trainers.errors import TargetsError
 from trainers.models import build_teacher
 from trainers.spec import (
+    Dataset,
+    Runtime,
     Scoring,
     StudentSpec,
     TargetsSpec,
@@ -34,6 +43,7 @@ from trainers.spec import (
 from trainers.targets import SoftTargets, TargetsIdentity
 
 __all__ = [
+    "load_data",
     "load_scorer",
     "load_teacher",
     "open_mapping",
@@ -41,6 +51,38 @@ __all__ = [
     "targets_identity",
     "teacher_with",
 ]
+
+
+@lru_cache(maxsize=2)
+def _load_data(folder: Path, image_size: int | None, threads: int | None) -> ImageData:
+    """Verified and resized once per process; trials of one process share it."""
+    return load(folder, image_size=image_size, threads=threads)
+
+
+@lru_cache(maxsize=2)
+def _data_on(path: Path, size: int | None, threads: int | None, device: torch.device) -> ImageData:
+    """With its images on the device, unless they stay encoded: sent once per process, not once per
+    run."""
+    data = _load_data(path, size, threads)
+    train, test = data.train_images, data.test_images
+    if not (isinstance(train, Tensor) and isinstance(test, Tensor)):
+        return data
+    return dataclasses.replace(data, train_images=train.to(device), test_images=test.to(device))
+
+
+def load_data(store: Store, dataset: Dataset, runtime: Runtime) -> ImageData:
+    """The run's images, on its device. Raises StoreError where the store has another data set of
+    this name."""
+    folder = store.local(paths.dataset_dir(dataset.name))
+    threads, device = runtime.decode_threads, torch.device(runtime.device)
+    data = _data_on(folder, dataset.image_size, threads, device)
+    if data.info.fingerprint != dataset.fingerprint:
+        raise StoreError(
+            f"data set {dataset.name} of this store is not the one this run was planned with "
+            f"({data.info.fingerprint[:16]}, wanted {dataset.fingerprint[:16]})",
+            "plan again; a data set of other content gets other run keys",
+        )
+    return data
 
 
 def load_teacher(store: Store, ref: TeacherRef, data: ImageData) -> tuple[nn.Module, str]:

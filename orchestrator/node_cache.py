@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from orchestrator.store_local import replace_file
 from trainers.cache import cache_folder
 
-__all__ = ["NodeCache"]
+__all__ = ["NodeCache", "folder_name"]
 
 _CHUNK_BYTES = 8 << 20
 _NOTE = ".copy.json"
@@ -32,11 +32,16 @@ _checked: dict[Path, tuple[int, int, int]] = {}
 """Copies whose bytes this process has compared with their SHA-256: path -> inode, size, time."""
 
 
+def folder_name(uri: str) -> str:
+    """Of what a machine keeps of a store: 16 digits of its URI's SHA-256."""
+    return hashlib.sha256(uri.encode()).hexdigest()[:16]
+
+
 class NodeCache:
     """uri: the store's; another store's copies lie in another folder."""
 
     def __init__(self, uri: str) -> None:
-        self._root = cache_folder() / hashlib.sha256(uri.encode()).hexdigest()[:16]
+        self._root = cache_folder() / folder_name(uri)
 
     def path(self, rel: str) -> Path:
         return self._root / rel

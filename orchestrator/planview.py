@@ -68,9 +68,11 @@ def _sweeps(plan: Plan, pace: Pace, console: Console) -> Table:
         table.add_column("most shared with")
     for row in rows:
         numbers = (row.cells, row.points, row.runs, row.shared, row.steps, row.snapshots)
-        with_ = ", ".join(f"{name} ({n:,})" for name, n in list(row.sharers.items())[:_SHARERS])
         cells = [row.name, *(f"{number:,}" for number in numbers), _hours(row.time)]
-        table.add_row(*cells, *[with_] * with_sharers)
+        if with_sharers:
+            most = list(row.sharers.items())[:_SHARERS]
+            cells.append(", ".join(f"{name} ({n:,})" for name, n in most))
+        table.add_row(*cells)
     asked, points = f"{plan.cells:,}", f"{plan.num_points:,}"
     table.add_row(
         "sum", asked, points, f"{total.runs_before:,}", "", f"{total.steps_before:,}",

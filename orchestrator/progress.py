@@ -149,7 +149,9 @@ class Progress(Listener):
         if trained < 1:
             return None
         now = time.monotonic()
-        since, before = self._pace_from = self._pace_from or (now, trained)
+        if self._pace_from is None:
+            self._pace_from = (now, trained)
+        since, before = self._pace_from
         if now - since < _PACE_S or trained == before:
             return None
         return max(left, 0.0) * (now - since) / (trained - before)

@@ -6,12 +6,11 @@ alone writes. It yields small reports for whoever shows progress; nothing depend
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from orchestrator.environment import environment
 from orchestrator.errors import StoreError
 from orchestrator.identity import from_canonical, run_key
 from orchestrator.needs import (
+    load_data,
     load_scorer,
     load_teacher,
     open_mapping,
@@ -33,10 +33,7 @@ from orchestrator.records import Records
 from orchestrator.store import Store
 from orchestrator.weightsfiles import read_kept_weights
 from trainers.control import StopFlag
-from trainers.data.encoded import EncodedImages
 from trainers.data.images import ImageData
-from trainers.data.pool import PlainViews
-from trainers.data.prepared import load
 from trainers.distributed import World
 from trainers.engine import configure
 from trainers.errors import CheckpointError
@@ -47,7 +44,6 @@ from trainers.probe import train_probe
 from trainers.schedule import evaluation_steps, steps_per_epoch
 from trainers.scores import score_samples
 from trainers.spec import (
-    Dataset,
     ProbeSpec,
     Request,
     RunSpec,
@@ -129,45 +125,11 @@ def _read_job(
     )
 
 
-# -- what runs need -----------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=2)
-def _load_data(folder: Path, image_size: int | None, threads: int | None) -> ImageData:
-    """Verified, resized or decoded once per process; trials of one process share it."""
-    return load(folder, image_size=image_size, threads=threads)
-
-
-@lru_cache(maxsize=2)
-def _data_on(path: Path, size: int | None, threads: int | None, device: torch.device) -> ImageData:
-    """With its images on the device, unless they stay encoded: sent once per process, not once per
-    run."""
-    data = _load_data(path, size, threads)
-    if isinstance(data.train_images, EncodedImages) or isinstance(data.test_images, PlainViews):
-        return data
-    return dataclasses.replace(
-        data, train_images=data.train_images.to(device), test_images=data.test_images.to(device)
-    )
-
-
-def _data(job: _Job, dataset: Dataset) -> ImageData:
-    folder = job.store.local(paths.dataset_dir(dataset.name))
-    threads, device = job.runtime.decode_threads, torch.device(job.runtime.device)
-    data = _data_on(folder, dataset.image_size, threads, device)
-    if data.info.fingerprint != dataset.fingerprint:
-        raise StoreError(
-            f"data set {dataset.name} of this store is not the one this run was planned with "
-            f"({data.info.fingerprint[:16]}, wanted {dataset.fingerprint[:16]})",
-            "plan again; a data set of other content gets other run keys",
-        )
-    return data
-
-
 # -- soft targets -------------------------------------------------------------------------------
 
 
 def _make_targets(job: _Job, spec: TargetsSpec) -> Iterator[Report]:
-    data = _data(job, spec.dataset)
+    data = load_data(job.store, spec.dataset, job.runtime)
     teacher, digest = load_teacher(job.store, spec.teacher, data)
     rel = paths.targets_file(spec, digest)
     configure(job.runtime)
@@ -192,7 +154,11 @@ def _make_targets(job: _Job, spec: TargetsSpec) -> Iterator[Report]:
 
 
 def _make_scores(job: _Job, spec: ScoresSpec) -> Iterator[Report]:
-    data, world, records = _data(job, spec.dataset), World.current(), job.records(())
+    data, world, records = (
+        load_data(job.store, spec.dataset, job.runtime),
+        World.current(),
+        job.records(()),
+    )
     scorer, weights, digests = load_scorer(job.store, spec.scoring)
     start, state = _agreed(world, records, *records.load_state())
     yield {"event": "started", "first_step": start + 1, "warnings": records.take_warnings()}
@@ -235,7 +201,7 @@ def _teacher_start(
 
 
 def _run_teacher(job: _Job, spec: TeacherSpec) -> Iterator[Report]:
-    data, world = _data(job, spec.dataset), World.current()
+    data, world = load_data(job.store, spec.dataset, job.runtime), World.current()
     records = job.records(TEACHER_COLUMNS)
     harvested = frozenset(world.share(sorted(records.traced())))
     missing = set(job.request.presets) - harvested
@@ -288,7 +254,7 @@ def _missing(
 
 
 def _run_student(job: _Job, spec: StudentSpec) -> Iterator[Report]:
-    data = _data(job, spec.dataset)
+    data = load_data(job.store, spec.dataset, job.runtime)
     teacher, targets, digest = open_mapping(job.store, spec, data)
     scores, scores_digest = open_scores(job.store, spec)
     train = partial(train_student, spec, data, teacher=teacher, targets=targets, scores=scores)
@@ -299,7 +265,10 @@ def _run_student(job: _Job, spec: StudentSpec) -> Iterator[Report]:
 
 
 def _run_probe(job: _Job, spec: ProbeSpec) -> Iterator[Report]:
-    data, student = _data(job, spec.dataset), paths.run_name("student", spec.student.key)
+    data, student = (
+        load_data(job.store, spec.dataset, job.runtime),
+        paths.run_name("student", spec.student.key),
+    )
     weights, kept = read_kept_weights(job.store, student, spec.student.step)
     behind = {"teacher_digest": kept.get("teacher_digest"), "student_digest": kept["digest"]}
     train = partial(train_probe, spec, data, weights=weights)
