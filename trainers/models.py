@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from trainers import spec
+from trainers.convolutions import fit_for_cpus
 from trainers.errors import UnsuitableError
-from trainers.pointwise import avoid_faulty_gradients
 from trainers.rng import Role, seeded_torch
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _seeded_backbone(
 ) -> tuple[nn.Module, int]:
     with seeded_torch(role, seed, "init", 0):
         phi, features = _backbone(backbone, image_size)
-    avoid_faulty_gradients(phi)
+    fit_for_cpus(phi)
     return phi, features
 
 
