@@ -21,7 +21,7 @@ def convolution(channels_in: int, channels: int, *sizes: int, **options: Any) ->
 
 
 def changed(model: nn.Module) -> list[str]:
-    return [name for name, one in model.named_modules() if type(one).__name__ == "_CpuConv2d"]
+    return [name for name, one in model.named_modules() if type(one).__name__ == "CpuConv2d"]
 
 
 def compiled(model: nn.Module, called: list[str]) -> Callable[[Tensor], Tensor]:
@@ -134,3 +134,13 @@ def test_every_backbone_is_fitted_and_computes_what_it_did() -> None:
     assert changed(regnet)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(regnet.eval()(images), theirs.eval()(images))
+
+
+def test_products_under_autocast_are_those_of_bfloat16() -> None:
+    made, plain = convolution(6, 10, 3, 1, 1), convolution(6, 10, 3, 1, 1)
+    fit_for_cpus(made)
+    images = torch.randn(3, 6, 9, 8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found, expected = compiled(made, [])(images), plain(images)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["fit_for_cpus"]
+__all__ = ["CpuConv2d", "fit_for_cpus"]
 
 _BLOCK = 16
 """Channels of the widest block, that of AVX-512; AVX2's are 8."""
@@ -32,7 +32,7 @@ _SMALL = 2**16
 core with AVX2, ResNet-18 of widths 4 and 8, 8 and 16 pixels, batches of 16 and 64."""
 
 
-class _CpuConv2d(nn.Conv2d):
+class CpuConv2d(nn.Conv2d):
     """A convolution without groups or dilation. The same parameters, the same output."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def fit_for_cpus(model: nn.Module) -> None:
     parameters, hooks and names, stay as they are."""
     for module in model.modules():
         if type(module) is nn.Conv2d and _may_be_changed(module):
-            module.__class__ = _CpuConv2d
+            module.__class__ = CpuConv2d
 
 
 def _may_be_changed(conv: nn.Conv2d) -> bool:

@@ -8,6 +8,8 @@ import copy
 import torch
 from torch import nn
 
+from trainers.convolutions import CpuConv2d
+
 __all__ = ["autocast", "in_precision"]
 
 
@@ -29,6 +31,7 @@ def in_precision(model: nn.Module, precision: str) -> nn.Module:
         return model
     model = copy.deepcopy(model)
     for module in model.modules():
-        if type(module) in (nn.Conv2d, nn.Linear):  # not their subclasses, which do more
+        # Not other subclasses, which may do more with their weights.
+        if type(module) in (nn.Conv2d, CpuConv2d, nn.Linear):
             module.to(torch.bfloat16)
     return model
