@@ -50,6 +50,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/checkpointing.py --batch 16 --steps 40 --interval 5 --json benchmarks/results/checkpointing.json
 	$(BIN)/python benchmarks/teacher_validation.py --json benchmarks/results/teacher_validation.json
 	$(BIN)/python benchmarks/image_input.py --json benchmarks/results/image_input.json
+	$(BIN)/python benchmarks/small_convolutions.py --json benchmarks/results/small_convolutions.json
 	$(BIN)/python benchmarks/influence.py --cost --json benchmarks/results/influence.json
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
 	$(BIN)/python benchmarks/step.py --width 8 --steps 8 --rounds 9 --precision fp32 bf16 --json benchmarks/results/step.json
