@@ -21,7 +21,7 @@ demo: $(READY)
 
 # Ray takes every core for itself, so its tests run after the others, one at a time.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not ray"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not ray"
 	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
 
 test-slow: $(READY)

@@ -22,12 +22,14 @@ __all__ = [
     "ReportError",
     "ReportItem",
     "ReportPaths",
+    "ReportTables",
     "Results",
     "TableItem",
     "aggregate",
     "judge",
     "load_plan",
     "load_results",
+    "report_tables",
     "write_report",
 ]
 
@@ -39,12 +41,14 @@ _HOME = {
     "ReportError": "errors",
     "ReportItem": "layout",
     "ReportPaths": "report",
+    "ReportTables": "report",
     "Results": "results",
     "TableItem": "layout",
     "aggregate": "aggregates",
     "judge": "claims",
     "load_plan": "results",
     "load_results": "results",
+    "report_tables": "report",
     "write_report": "report",
 }
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dashboards.claim_text import (
     CLAIM_COLUMNS,
@@ -33,9 +34,9 @@ from dashboards.scoring import scoring_costs
 from dashboards.sections import Files, Section, render_items
 from dashboards.sources import claim_sources
 from dashboards.store import Store, child_uri
-from dashboards.tracking_ids import tracking_ids
+from dashboards.tracking_ids import RunIds, tracking_ids
 
-__all__ = ["CLAIMS", "ReportPaths", "write_report"]
+__all__ = ["CLAIMS", "ReportPaths", "ReportTables", "report_tables", "write_report"]
 
 _ALL = Restriction()
 
@@ -44,27 +45,57 @@ CLAIMS = "Claims"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportPaths:
-    """Where a report lies (local paths or URIs) and what a screen shows of it.
+class ReportTables:
+    """What a report says in text.
 
     tables: (title, Markdown) of every table in the sweep's order, claims that have data first.
     problems: items that could not be shown and files that could not be read; the rest is whole.
-    teachers: students beside their teachers, as Markdown; empty where there are none.
-    summary: what a group's page holds, in a line; empty for a sweep. filled, planned: cells of its
-    tables and figures that have a value, and all.
+    teachers: students beside their teachers, as Markdown; empty where there are none. filled,
+    planned: cells of its tables and figures that have a value, and all.
     """
+
+    is_group: bool
+    tables: list[tuple[str, str]]
+    problems: list[str]
+    teachers: str
+    filled: int
+    planned: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportPaths(ReportTables):
+    """Where a report lies (local paths or URIs) and what a screen shows of it. summary: what a
+    group's page holds, in a line; empty for a sweep."""
 
     root: str
     index: str
     markdown: str
     provenance: str
-    tables: list[tuple[str, str]]
     figures: list[str]
-    problems: list[str]
     summary: str
-    teachers: str = ""
-    filled: int = 0
-    planned: int = 0
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A report before it is written. sections: by sweep. files: tables and figures, by path."""
+
+    loaded: Loaded
+    sections: dict[str, list[Section]]
+    files: Files
+    judgements: list[Judgement]
+    ids: RunIds
+    scoring: list[dict[str, Any]]
+    page: Page
+
+    @property
+    def shown(self) -> list[Section]:
+        return [section for own in self.sections.values() for section in own]
+
+
+def report_tables(store: str | Path, sweep: str) -> ReportTables:
+    """What `write_report` would say, with nothing drawn or written. Raises as it does."""
+    made = _make(str(store), load(str(store), sweep), pictures=False)
+    return ReportTables(**_text(made))
 
 
 def write_report(
@@ -88,37 +119,53 @@ def write_report(
         )
     loaded = restricted(load(store, sweep), restriction)
     root = str(out) if out is not None else child_uri(store, f"sweeps/{sweep}/report")
-    sections, files = _render(loaded)
-    judgements = _judge(loaded)
-    ids = tracking_ids(store, loaded.sweeps)
-    scoring = scoring_costs(store, loaded)
-    page = build_page(loaded, sections, judgements, ids, scoring)
+    made = _make(store, loaded, pictures=True)
+    files, judgements = made.files, made.judgements
     if judgements:
         files["tables/claims.csv"] = csv_text(claim_records(judgements), CLAIM_COLUMNS).encode()
         note = "".join(f"{text}\n\n" for text in restriction_notes(restriction.text))
         files["tables/claims.md"] = f"{note}{claims_markdown(judgements, 1)}".encode()
-    files["report.md"] = render_markdown(page, judgements).encode()
-    files["index.html"] = render_html(page).encode()
-    sources = _sources(loaded, sections, judgements)
-    origins = provenance(loaded, store, sorted(files), sources, ids, scoring)
+    files["report.md"] = render_markdown(made.page, judgements).encode()
+    files["index.html"] = render_html(made.page).encode()
+    sources = _sources(loaded, made.sections, judgements)
+    origins = provenance(loaded, store, sorted(files), sources, made.ids, made.scoring)
     _publish(Store.open(root), files, origins)
-    shown = [section for own in sections.values() for section in own]
     return ReportPaths(
         root=root,
         index=child_uri(root, "index.html"),
         markdown=child_uri(root, "report.md"),
         provenance=child_uri(root, "provenance.json"),
-        tables=[(CLAIMS, begun_claims_markdown(judgements))] * bool(judgements)
+        figures=[
+            child_uri(root, f"{section.image}.png") for section in made.shown if section.image
+        ],
+        summary=_summary(made.page, made.shown) if loaded.is_group else "",
+        **_text(made),
+    )
+
+
+def _make(store: str, loaded: Loaded, *, pictures: bool) -> _Made:
+    sections, files = _render(loaded, pictures)
+    judgements = _judge(loaded)
+    ids = tracking_ids(store, loaded.sweeps)
+    scoring = scoring_costs(store, loaded)
+    page = build_page(loaded, sections, judgements, ids, scoring)
+    return _Made(loaded, sections, files, judgements, ids, scoring, page)
+
+
+def _text(made: _Made) -> dict[str, Any]:
+    """Fields of ReportTables."""
+    loaded, shown = made.loaded, made.shown
+    return {
+        "is_group": loaded.is_group,
+        "tables": [(CLAIMS, begun_claims_markdown(made.judgements))] * bool(made.judgements)
         + [(section.title, section.markdown) for section in shown if section.markdown],
-        figures=[child_uri(root, f"{section.image}.png") for section in shown if section.image],
-        problems=[s.problem for s in shown if s.problem]
+        "problems": [s.problem for s in shown if s.problem]
         + [f"{name} was never planned in this store" for name in loaded.absent]
         + list(loaded.problems),
-        summary=_summary(page, shown) if loaded.is_group else "",
-        teachers="" if loaded.is_group else _teachers(page.parts[0]),
-        filled=page.filled,
-        planned=page.planned,
-    )
+        "teachers": "" if loaded.is_group else _teachers(made.page.parts[0]),
+        "filled": made.page.filled,
+        "planned": made.page.planned,
+    }
 
 
 def _summary(page: Page, shown: Sequence[Section]) -> str:
@@ -135,13 +182,13 @@ def _teachers(part: Part) -> str:
     return teachers_markdown(part.teachers)
 
 
-def _render(loaded: Loaded) -> tuple[dict[str, list[Section]], Files]:
+def _render(loaded: Loaded, pictures: bool) -> tuple[dict[str, list[Section]], Files]:
     """Sections by sweep. A group's sweeps have a folder each, since their items may share names."""
     files: Files = {}
     sections = {}
     for name, results in loaded.sweeps.items():
         folder = f"{name}/" if loaded.is_group else ""
-        sections[name], own = render_items(results, folder)
+        sections[name], own = render_items(results, folder, pictures=pictures)
         runs = csv_text(run_records(results), run_columns(results))
         files |= own | {f"tables/{folder}runs.csv": runs.encode()}
     teachers = csv_text(teacher_records(loaded.results), TEACHER_COLUMNS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dashboards.drawn import drawn
 from dashboards.embed import csv_uri, figure_uri
@@ -59,9 +59,12 @@ class Section:
         return sum(len(source.runs) for source in self.sources)
 
 
-def render_items(results: Results, folder: str = "") -> tuple[list[Section], Files]:
+def render_items(
+    results: Results, folder: str = "", *, pictures: bool = True
+) -> tuple[list[Section], Files]:
     """Sections of a sweep's tables and figures, and their files. folder: below `tables` and
-    `figures`, with a slash at its end; empty for a sweep on its own."""
+    `figures`, with a slash at its end; empty for a sweep on its own. pictures: whether figures are
+    drawn, or just their numbers told, in a fraction of the time."""
     measured = measured_for(results)
     sections: list[Section] = []
     files: Files = {}
@@ -73,7 +76,9 @@ def render_items(results: Results, folder: str = "") -> tuple[list[Section], Fil
                 table = build_table(results, item)
                 section, own = _render_table(table, folder, anchor, sources)
             else:
-                section, own = _render_figure(results, item, folder, anchor, sources)
+                section, own = _render_figure(
+                    results, item, folder, anchor, sources, pictures=pictures
+                )
         except ReportError as error:  # one item's mistake does not cost the others
             title = item.title or item.name
             section, own = (
@@ -115,14 +120,17 @@ def _render_table(
 
 
 def _render_figure(
-    results: Results, item: FigureItem, folder: str, anchor: str, sources: tuple[Source, ...]
+    results: Results,
+    item: FigureItem,
+    folder: str,
+    anchor: str,
+    sources: tuple[Source, ...],
+    *,
+    pictures: bool,
 ) -> tuple[Section, Files]:
     shown = drawn(results, item)
     name = f"figures/{folder}{item.name}"
-    files = {f"{name}.png": image(shown.figure, "png")}
-    shown.figure.set_layout_engine("none")  # stays as it is: laying out costs more than drawing
-    files[f"{name}.pdf"] = image(shown.figure, "pdf")
-    files[f"{name}.csv"] = shown.csv.encode()
+    files = {f"{name}.csv": shown.csv.encode()}
     section = Section(
         name=item.name,
         title=shown.title,
@@ -131,12 +139,20 @@ def _render_figure(
         planned=shown.planned,
         unit=shown.unit,
         notes=shown.notes,
+        csv_uri=csv_uri(files[f"{name}.csv"]),
+        sources=sources,
+    )
+    if not pictures:
+        return replace(section, files=tuple(files)), files
+    files[f"{name}.png"] = image(shown.figure, "png")
+    shown.figure.set_layout_engine("none")  # stays as it is: laying out costs more than drawing
+    files[f"{name}.pdf"] = image(shown.figure, "pdf")
+    section = replace(
+        section,
         image=name,
         image_uri=figure_uri(shown.figure, files[f"{name}.png"], shown.num_means),
         image_width=round(96 * float(shown.figure.get_size_inches()[0])),
         alt=f"{shown.title}. Its numbers are in the CSV file below.",
-        csv_uri=csv_uri(files[f"{name}.csv"]),
-        files=tuple(files),
-        sources=sources,
+        files=(f"{name}.png", f"{name}.pdf", f"{name}.csv"),
     )
     return section, files
