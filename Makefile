@@ -19,7 +19,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/targetsweep run sweeps/demo.yaml --store $(STORE)
 
-# Ray takes every core for itself, so its tests run after the others, one at a time.
+# By file, so that what a file's tests share is made once. Ray takes every core for itself, so its
+# tests run after the others, one at a time.
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not ray"
 	$(BIN)/python -m pytest -m "ray and not slow and not gpu"

@@ -22,14 +22,14 @@ __all__ = [
     "ReportError",
     "ReportItem",
     "ReportPaths",
-    "ReportTables",
+    "ReportText",
     "Results",
     "TableItem",
     "aggregate",
     "judge",
     "load_plan",
     "load_results",
-    "report_tables",
+    "report_text",
     "write_report",
 ]
 
@@ -41,14 +41,14 @@ _HOME = {
     "ReportError": "errors",
     "ReportItem": "layout",
     "ReportPaths": "report",
-    "ReportTables": "report",
+    "ReportText": "report",
     "Results": "results",
     "TableItem": "layout",
     "aggregate": "aggregates",
     "judge": "claims",
     "load_plan": "results",
     "load_results": "results",
-    "report_tables": "report",
+    "report_text": "report",
     "write_report": "report",
 }
 

@@ -36,10 +36,12 @@ class Contribution:
 
 def arithmetic(environment: Mapping[str, Any]) -> str:
     """What decides a run's last bits on one kind of hardware: `bf16, compiled`, `fp32, AVX2, 4
-    threads`. A run of before these were recorded tells its precision alone."""
+    threads`, `fp32, AVX2, compiled with products` (of small convolutions). A run of before these
+    were recorded tells its precision alone."""
     parts = [str(environment.get("precision", ""))]
     parts += [str(environment["instructions"])] if environment.get("instructions") else []
-    parts += ["compiled"] if environment.get("compiled") else []
+    with_products = " with products" if environment.get("convolutions") == "products" else ""
+    parts += [f"compiled{with_products}"] if environment.get("compiled") else []
     threads = environment.get("threads") or 1
     parts += [f"{threads} threads"] if threads != 1 else []
     return ", ".join(parts)

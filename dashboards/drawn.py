@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -21,16 +23,21 @@ __all__ = ["Drawn", "drawn"]
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """filled, planned: curves, positions or cells, as `unit` says. num_means: numbers drawn. csv:
-    the same numbers as text."""
+    the same numbers as text. draw: makes the figure."""
 
     title: str
-    figure: Figure
+    draw: Callable[[], Figure]
     filled: int
     planned: int
     unit: str
     num_means: int
     notes: str
     csv: str
+
+    @cached_property
+    def figure(self) -> Figure:
+        """Drawn when somebody looks at it."""
+        return self.draw()
 
 
 def drawn(results: Results, item: FigureItem) -> Drawn:
@@ -42,7 +49,7 @@ def _lines(results: Results, item: FigureItem) -> Drawn:
     data = figure_data(results, item)
     return Drawn(
         title=data.title,
-        figure=draw(data),
+        draw=partial(draw, data),
         filled=data.filled,
         planned=data.planned,
         unit="curves" if item.x == "step" else "positions",
@@ -58,7 +65,7 @@ def _heatmap(results: Results, item: FigureItem) -> Drawn:
     filled = sum(bool(cell.scores) for cell in table.cells)
     return Drawn(
         title=table.title,
-        figure=draw_heatmap(table),
+        draw=partial(draw_heatmap, table),
         filled=filled,
         planned=table.num_planned,
         unit="cells",

@@ -36,7 +36,7 @@ from dashboards.sources import claim_sources
 from dashboards.store import Store, child_uri
 from dashboards.tracking_ids import RunIds, tracking_ids
 
-__all__ = ["CLAIMS", "ReportPaths", "ReportTables", "report_tables", "write_report"]
+__all__ = ["CLAIMS", "ReportPaths", "ReportText", "report_text", "write_report"]
 
 _ALL = Restriction()
 
@@ -45,8 +45,8 @@ CLAIMS = "Claims"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportTables:
-    """What a report says in text.
+class ReportText:
+    """What a report says in text. is_group: of several sweeps.
 
     tables: (title, Markdown) of every table in the sweep's order, claims that have data first.
     problems: items that could not be shown and files that could not be read; the rest is whole.
@@ -63,7 +63,7 @@ class ReportTables:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportPaths(ReportTables):
+class ReportPaths(ReportText):
     """Where a report lies (local paths or URIs) and what a screen shows of it. summary: what a
     group's page holds, in a line; empty for a sweep."""
 
@@ -92,10 +92,10 @@ class _Made:
         return [section for own in self.sections.values() for section in own]
 
 
-def report_tables(store: str | Path, sweep: str) -> ReportTables:
+def report_text(store: str | Path, sweep: str) -> ReportText:
     """What `write_report` would say, with nothing drawn or written. Raises as it does."""
     made = _make(str(store), load(str(store), sweep), pictures=False)
-    return ReportTables(**_text(made))
+    return _text(made)
 
 
 def write_report(
@@ -135,11 +135,9 @@ def write_report(
         index=child_uri(root, "index.html"),
         markdown=child_uri(root, "report.md"),
         provenance=child_uri(root, "provenance.json"),
-        figures=[
-            child_uri(root, f"{section.image}.png") for section in made.shown if section.image
-        ],
+        figures=[child_uri(root, f"{one.image}.png") for one in made.shown if one.image],
         summary=_summary(made.page, made.shown) if loaded.is_group else "",
-        **_text(made),
+        **vars(_text(made)),
     )
 
 
@@ -152,20 +150,19 @@ def _make(store: str, loaded: Loaded, *, pictures: bool) -> _Made:
     return _Made(loaded, sections, files, judgements, ids, scoring, page)
 
 
-def _text(made: _Made) -> dict[str, Any]:
-    """Fields of ReportTables."""
+def _text(made: _Made) -> ReportText:
     loaded, shown = made.loaded, made.shown
-    return {
-        "is_group": loaded.is_group,
-        "tables": [(CLAIMS, begun_claims_markdown(made.judgements))] * bool(made.judgements)
+    return ReportText(
+        is_group=loaded.is_group,
+        tables=[(CLAIMS, begun_claims_markdown(made.judgements))] * bool(made.judgements)
         + [(section.title, section.markdown) for section in shown if section.markdown],
-        "problems": [s.problem for s in shown if s.problem]
+        problems=[s.problem for s in shown if s.problem]
         + [f"{name} was never planned in this store" for name in loaded.absent]
         + list(loaded.problems),
-        "teachers": "" if loaded.is_group else _teachers(made.page.parts[0]),
-        "filled": made.page.filled,
-        "planned": made.page.planned,
-    }
+        teachers="" if loaded.is_group else _teachers(made.page.parts[0]),
+        filled=made.page.filled,
+        planned=made.page.planned,
+    )
 
 
 def _summary(page: Page, shown: Sequence[Section]) -> str:

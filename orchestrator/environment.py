@@ -30,7 +30,8 @@ def cpu_name() -> str:
 def environment(runtime: Runtime, precision: str) -> dict[str, Any]:
     """Versions, hardware, number of workers, and what else decides a run's last bits. threads: of
     torch on a CPU, where they decide the order of sums; instructions: the widest that torch uses
-    there ("AVX2", "AVX512"), which CPUs of one name do not share. Both None on a GPU."""
+    there ("AVX2", "AVX512"), which CPUs of one name do not share. convolutions: "products" where
+    small ones are (`trainers.convolutions`). All None on a GPU."""
     device = runtime.device
     is_gpu = torch.device(device).type == "cuda"
     return {
@@ -46,5 +47,6 @@ def environment(runtime: Runtime, precision: str) -> dict[str, Any]:
         "precision": precision,
         "compiled": runtime.compile,
         "threads": None if is_gpu else runtime.threads or 1,
+        "convolutions": "products" if runtime.compile and not is_gpu else None,
         "instructions": None if is_gpu else torch.backends.cpu.get_cpu_capability(),
     }

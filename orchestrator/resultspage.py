@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dashboards.contributions import arithmetic
 from dashboards.errors import ReportError
-from dashboards.report import CLAIMS, ReportTables, report_tables
+from dashboards.report import CLAIMS, ReportText, report_text
 from dashboards.results import load_plan
 from orchestrator import paths
 from orchestrator.bundleimport import Imported, import_bundles
@@ -53,7 +53,7 @@ def results_page(bundles: Sequence[str]) -> str:
         imported = import_bundles(store, places)
         refuse_conflicts(imported)
         try:
-            reports = {n: report_tables(store.uri, n) for n in store.list(paths.sweeps_dir())}
+            reports = {n: report_text(store.uri, n) for n in store.list(paths.sweeps_dir())}
         except ReportError as error:
             raise UserError(error.problem, error.remedy) from error
         departs = {name: _departs(store, name) for name in reports}
@@ -111,7 +111,7 @@ def _contribution(bundle: Imported, machine: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _section(reports: Mapping[str, ReportTables]) -> str:
+def _section(reports: Mapping[str, ReportText]) -> str:
     """Sweeps with a number; of the others, their names."""
     parts: list[str] = []
     empty: list[str] = []

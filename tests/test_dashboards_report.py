@@ -25,7 +25,7 @@ from dashboards_store import (
 )
 
 from dashboards.errors import ReportError
-from dashboards.report import ReportTables, report_tables, write_report
+from dashboards.report import ReportText, report_text, write_report
 
 ITEMS: list[dict[str, Any]] = [
     {
@@ -164,11 +164,11 @@ def test_what_a_report_says_is_known_without_writing_it(tmp_path: Path) -> None:
     build(tmp_path)
     write_plan(tmp_path, POINTS, [{"table": "faulty", "rows": ["strategy"]}, *ITEMS])
     before = set(tmp_path.rglob("*"))
-    said = report_tables(tmp_path, "demo")
+    said = report_text(tmp_path, "demo")
     assert set(tmp_path.rglob("*")) == before
     written = write_report(tmp_path, "demo")
     assert written.figures
-    assert said == ReportTables(**{f.name: getattr(written, f.name) for f in fields(ReportTables)})
+    assert said == ReportText(**{f.name: getattr(written, f.name) for f in fields(ReportText)})
 
 
 def test_files_of_an_item_that_is_gone_go_and_others_stay(tmp_path: Path) -> None:

@@ -110,6 +110,10 @@ def test_a_run_of_two_machines_is_of_neither(store: Path, tmp_path: Path) -> Non
     [
         ({"precision": "bf16", "compiled": True, "threads": None}, "bf16, compiled"),
         ({"precision": "fp32", "compiled": False, "threads": 4}, "fp32, 4 threads"),
+        (
+            {"precision": "fp32", "compiled": True, "convolutions": "products"},
+            "fp32, compiled with products",
+        ),
         ({"precision": "fp32", "instructions": "AVX2", "threads": 2}, "fp32, AVX2, 2 threads"),
         ({"precision": "fp32", "compiled": False, "threads": 1}, "fp32"),
         ({"precision": "fp32"}, "fp32"),  # of before the others were recorded

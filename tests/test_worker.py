@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from orchestrator import paths
+from orchestrator.environment import environment
 from orchestrator.errors import StoreError
 from orchestrator.identity import from_canonical, run_key
 from orchestrator.plan import Plan
@@ -139,6 +140,8 @@ def test_a_result_tells_what_decides_its_last_bits(store: Store, tmp_path: Path)
     told = facts(store, name)["environment"]
     assert (told["precision"], told["compiled"], told["threads"]) == ("fp32", False, 2)
     assert told["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert told["convolutions"] is None
+    assert environment(replace(RUNTIME, compile=True), "fp32")["convolutions"] == "products"
 
 
 # -- stopping, resuming, extending -----------------------------------------------------------------
