@@ -20,11 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from baselines.images import noise
 from baselines.ours import OurStep
 from baselines.setting import Setting
 from machine import describe
@@ -34,7 +34,6 @@ from rounds import Turn, play, spread
 
 from trainers import convolutions
 from trainers.data.catalogue import OFFICIAL
-from trainers.data.images import ImageData
 from trainers.engine import configure
 
 SIZES = ("4x8x16", "4x8x64", "8x16x16", "8x16x64", "8x32x128")
@@ -64,20 +63,11 @@ def name_of(limit: int) -> str:
 
 def setting_of(size: str) -> Setting:
     width, pixels, batch = map(int, size.split("x"))
+    info = replace(OFFICIAL["digits"], image_size=pixels)
     return Setting(
         device=torch.device("cpu"), precision="fp32", width=width, batch=batch,
-        augmentation="std", compile=True, data=noise(pixels),
+        augmentation="std", compile=True, data=noise(IMAGES, 1, info),
     )  # fmt: skip
-
-
-def noise(pixels: int) -> ImageData:
-    rng = np.random.default_rng(0)
-    images = torch.from_numpy(rng.integers(0, 256, (IMAGES, 3, pixels, pixels), dtype=np.uint8))
-    labels = torch.from_numpy(rng.integers(0, 10, IMAGES))
-    info = replace(OFFICIAL["digits"], image_size=pixels)
-    return ImageData(
-        info=info, train_images=images, train_labels=labels, test_images=images, test_labels=labels
-    )
 
 
 def measured(size: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ from dashboards.groups import Loaded, load
 from dashboards.html_report import render_html, render_markdown
 from dashboards.long_form import csv_text
 from dashboards.notes import restriction_notes
-from dashboards.page import Page, Part, build_page
+from dashboards.page import Page, build_page
 from dashboards.provenance import Sources, provenance
 from dashboards.raw import TEACHER_COLUMNS, run_columns, run_records, teacher_records
 from dashboards.referee import teachers_markdown
@@ -159,7 +159,7 @@ def _text(made: _Made) -> ReportText:
         problems=[s.problem for s in shown if s.problem]
         + [f"{name} was never planned in this store" for name in loaded.absent]
         + list(loaded.problems),
-        teachers="" if loaded.is_group else _teachers(made.page.parts[0]),
+        teachers="" if loaded.is_group else teachers_markdown(made.page.parts[0].teachers),
         filled=made.page.filled,
         planned=made.page.planned,
     )
@@ -173,10 +173,6 @@ def _summary(page: Page, shown: Sequence[Section]) -> str:
         f"{figures} figures; {page.filled:,} of {page.planned:,} cells filled; "
         f"claims: {verdicts or 'none'}"
     )
-
-
-def _teachers(part: Part) -> str:
-    return teachers_markdown(part.teachers)
 
 
 def _render(loaded: Loaded, pictures: bool) -> tuple[dict[str, list[Section]], Files]:

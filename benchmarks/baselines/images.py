@@ -11,9 +11,10 @@ import torch
 
 from trainers.data.catalogue import OFFICIAL
 from trainers.data.images import ImageData
+from trainers.data.info import DatasetInfo
 from trainers.data.parquet import ParquetSource
 
-__all__ = ["load_images"]
+__all__ = ["load_images", "noise"]
 
 _INFO = OFFICIAL["cifar10"]
 
@@ -23,7 +24,7 @@ def load_images(files: Sequence[Path], *, train: int, test: int) -> ImageData:
     folders of them; those with `train` in their name are the training split, the others the test
     split. No file: noise, which costs the same: no kernel's time depends on a pixel's value."""
     if not files:
-        return _noise(train, test)
+        return noise(train, test)
     paths = sorted(path for file in files for path in _parquet_files(file))
     source = ParquetSource(
         train=tuple(path for path in paths if "train" in path.name),
@@ -44,14 +45,15 @@ def _read(source: ParquetSource, split: str, most: int) -> tuple[torch.Tensor, t
     return torch.from_numpy(images), torch.from_numpy(found.labels[: len(images)])
 
 
-def _noise(train: int, test: int) -> ImageData:
+def noise(train: int, test: int, info: DatasetInfo = _INFO) -> ImageData:
+    """As many random images and labels of that shape."""
     rng = np.random.default_rng(0)
-    shape = (3, _INFO.image_size, _INFO.image_size)
+    shape = (3, info.image_size, info.image_size)
     arrays = []
     for count in (train, test):
         arrays.append(torch.from_numpy(rng.integers(0, 256, (count, *shape), dtype=np.uint8)))
-        arrays.append(torch.from_numpy(rng.integers(0, _INFO.num_classes, count)))
-    return _image_data(*arrays)
+        arrays.append(torch.from_numpy(rng.integers(0, info.num_classes, count)))
+    return _image_data(*arrays, info=info)
 
 
 def _image_data(
@@ -59,9 +61,10 @@ def _image_data(
     train_labels: torch.Tensor,
     test_images: torch.Tensor,
     test_labels: torch.Tensor,
+    info: DatasetInfo = _INFO,
 ) -> ImageData:
     return ImageData(
-        info=_INFO,
+        info=info,
         train_images=train_images,
         train_labels=train_labels,
         test_images=test_images,
