@@ -5,7 +5,7 @@ STORE  ?= store
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-gpu lint format bench bench-gpu chaos results schema ui clean
+.PHONY: setup demo test test-ray test-others test-slow test-gpu lint format bench bench-gpu chaos results schema ui clean
 
 setup: $(READY)
 
@@ -19,11 +19,17 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/targetsweep run sweeps/demo.yaml --store $(STORE)
 
-# By file, so that what a file's tests share is made once. Ray takes every core for itself, so its
-# tests run after the others, one at a time.
+# Both at once: the tests that start Ray mostly wait. Ray takes every core for itself, so they run one
+# at a time; it would run what it starts at niceness 15, which beside other tests hardly moves.
 test: $(READY)
+	@$(MAKE) --no-print-directory --jobs 2 test-ray test-others
+
+test-ray: $(READY)
+	RAY_worker_niceness=0 $(BIN)/python -m pytest -m "ray and not slow and not gpu"
+
+# By file, so that what a file's tests share is made once.
+test-others: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not ray"
-	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
