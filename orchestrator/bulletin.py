@@ -73,7 +73,7 @@ def posting(progress: Progress, store: Store, driver: str) -> Iterator[None]:
     """Keeps the bulletin while the block runs, from a thread of its own."""
     bulletin = Bulletin(progress, store, driver)
     try:
-        with repeating(bulletin.look, _LOOK_S):
+        with repeating(bulletin.look, progress.warned, _LOOK_S):
             yield
     finally:
         bulletin.withdraw()

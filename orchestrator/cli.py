@@ -146,6 +146,7 @@ def run(
     """Runs what is left of the sweeps. Run it again to resume: nothing finished is done twice."""
     from orchestrator.bundling import BundleExport
     from orchestrator.driver import DriveOptions
+    from orchestrator.lasting import lasting_screen
     from orchestrator.overheads import read_overheads
     from orchestrator.sweeping import run_sweeps
     from orchestrator.timelimit import time_limit
@@ -174,7 +175,7 @@ def run(
         asked,
         place,
         options,
-        screen(),
+        lasting_screen(),
         tracking_uri=tracking_uri,
         limit=time,
         export=None if export is None else BundleExport(export, export_weights),

@@ -22,9 +22,10 @@ _TRACEBACK_LINES = 20
 def conclude(plan: Plan, outcomes: Sequence[Outcome], limit: str = "") -> None:
     """The exit status, as an exception; silence means success. outcomes: of the teachers that were
     measured first, and of the plan. limit: what limited the time, in words."""
-    if any(outcome.interrupted for outcome in outcomes):
+    is_early = any(outcome.stopped_early for outcome in outcomes)  # whatever came on top of that
+    if not is_early and any(outcome.interrupted for outcome in outcomes):
         raise InterruptedByUser(stopped_text())
-    if any(outcome.spent for outcome in outcomes):
+    if not is_early and any(outcome.spent for outcome in outcomes):
         raise BudgetSpentError(_spent_text(plan, outcomes, limit))
     known = [unit for unit in plan.units if plan.work[unit.name].action in ("exhausted", "blocked")]
     bad = [
@@ -126,11 +127,17 @@ def _failed_text(outcome: Outcome, known: Sequence[Unit]) -> str:
 
 def _early_lines(failure: Failure) -> list[str]:
     """Why nothing more was started, with the end of the traceback; failure.json has the whole."""
+    place, mend = "", []
+    if failure.where:
+        place = f", all on {failure.where}"
+        mend = ["mend that node or take it out of the cluster; the others may well be sound"]
     if failure.cause is Cause.STORE:
-        return [f"stopped early: the store could not be written any more ({failure.message})"]
+        what = f"the store could not be written any more{place}"
+        return [f"stopped early: {what} ({failure.message})", *mend]
     end = failure.traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
     lines = [f"  | {line}" for line in end]
-    return [*lines, f"stopped early: runs all failed alike ({failure.cause}: {failure.message})"]
+    what = f"runs all failed alike{place}"
+    return [*lines, f"stopped early: {what} ({failure.cause}: {failure.message})", *mend]
 
 
 def _failure_line(entry: Entry) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from orchestrator.errors import StoreError
@@ -57,7 +57,9 @@ class Conducts(Protocol):
 
 
 class Conductor:
-    """kill: asks the cluster to kill a process, without waiting (`rayprocesses.end_process`).
+    """has_asked: what runs was asked to end, whoever wanted it.
+
+    kill: asks the cluster to kill a process, without waiting (`rayprocesses.end_process`).
     is_node_gone: whether a Ray node has left (`ClusterView.is_gone`). clock: seconds, of a
     clock that never jumps. timebox: the limit of its time, on the same clock."""
 
@@ -78,6 +80,7 @@ class Conductor:
         self.ledger = ledger
         self.live: dict[str, Live] = {}
         self.steps_trained = 0
+        self.has_asked = False
         self._store = store
         self._settings = settings
         self._listeners = listeners
@@ -156,8 +159,10 @@ class Conductor:
                 reason = (final or {}).get("reason")
                 self._timebox.ended(unit, live.step, self._clock(), reason=reason)
             if final is None or final["event"] == "failed":
-                self._fail(live, final, classify(self._store, live, final, lost, said, silent_s,
-                                                 self._is_node_gone))  # fmt: skip
+                failure = classify(
+                    self._store, live, final, lost, said, silent_s, self._is_node_gone
+                )
+                self._fail(live, final, replace(failure, where=live.where))
             else:
                 self._finish(live, final)
             self._tell_blocked()
@@ -165,7 +170,7 @@ class Conductor:
     def stop(self) -> None:
         """Starts nothing more and asks what runs to checkpoint and end."""
         with self.lock:
-            self.ledger.stopping = True
+            self.ledger.stopping = self.has_asked = True
         try:
             ask_to_stop(self._store, self._settings.driver)
         except StoreError as error:
@@ -177,16 +182,11 @@ class Conductor:
         """Stops what runs once the time limit says so; whether it did so now."""
         with self.lock:
             box = self._timebox
-            if box is None or self.ledger.stopping or not box.is_over(self._clock()):
+            if box is None or self.has_asked or not box.is_over(now := self._clock()):
                 return False
-            box.spent = True
+            box.spent, box.asked_at = True, now
             self.stop()
             return True
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether the time limit, and nobody else, stopped it."""
-        return self._timebox is not None and self._timebox.spent
 
     @property
     def must_leave(self) -> bool:
@@ -211,7 +211,7 @@ class Conductor:
     def _heed_loss(self) -> bool:
         """Whether the store is another driver's: nothing is begun then, what runs is asked to end
         (by a flag of this driver's, which stops none of the other's), no failure is recorded."""
-        if self._lost.is_set() and not self.ledger.stopping:
+        if self._lost.is_set() and not self.has_asked:
             self.stop()
         return self._lost.is_set()
 
@@ -276,7 +276,7 @@ class Conductor:
         elif final["reason"] == "exhausted" and not unit.measures:
             self._exhaust(live, [float(preset) for preset in final["missing"]])
         else:
-            self.ledger.done(unit.name)
+            self.ledger.done(unit.name, where=live.where)
             self._tell(lambda one: one.finished(unit, live))
         self._changed(unit)
 
@@ -289,7 +289,10 @@ class Conductor:
             f"{unit.request.horizon}",
         )
         self.ledger.done(
-            unit.name, missing=[unit.snapshot_token(preset) for preset in missing], failure=failure
+            unit.name,
+            missing=[unit.snapshot_token(preset) for preset in missing],
+            failure=failure,
+            where=live.where,
         )
         self._record_failure(unit, failure)
         self._tell(lambda one: one.failed(unit, failure, Decision.GIVE_UP))
@@ -313,6 +316,7 @@ class Conductor:
             return
         for line in set_aside(self._store, final.get("damaged") or (), unit.label):
             self._warn(line)
+        was_early = self.ledger.stopped_early
         decision = self.ledger.fail(unit.name, failure, worked_s=live.worked_s, rest=True)
         entry = self.ledger.entries[unit.name]
         if entry.resting:
@@ -321,14 +325,21 @@ class Conductor:
             self._record_failure(unit, failure)
             self._changed(unit)
         self._tell(lambda one: one.failed(unit, failure, decision))
+        early = self.ledger.stopped_early
+        if early is not None and early is not was_early:
+            place = f", all on {early.where}" if early.where else ""
+            self._warn(
+                f"runs all fail alike{place} ({early.cause}: {early.message}): nothing more is "
+                "begun; what runs goes on to its end"
+            )
 
     def _store_is_lost(self, failure: Failure) -> None:
         """Every run would fail the same way, through no fault of its own: they are left as they
         are, ready for the next `run`."""
         if self.ledger.stopped_early is None:
             self.ledger.stop_early(failure)
+            self.stop()  # before any word: the screen's file may be on the same full disk
             self._warn(f"the store cannot be written any more: {failure.message}")
-            self.stop()
 
     def _record_failure(self, unit: Unit, failure: Failure) -> None:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -25,7 +24,7 @@ from orchestrator.conductor import Conductor, TrialSettings
 from orchestrator.errors import MachineError, StoreError
 from orchestrator.estimate import Pace, measured_rates
 from orchestrator.following import ClusterLostError, Follower
-from orchestrator.interrupts import beginning, stopping
+from orchestrator.interrupts import beginning, heed_flag, stopping
 from orchestrator.ledger import Entry, Ledger, State, Task
 from orchestrator.listener import Listener
 from orchestrator.pacing import Pacing
@@ -82,7 +81,8 @@ class Outcome:
     """How the units ended. interrupted: a person (or a signal) stopped the sweep. stopped_early:
     the failure that would have been everybody's. redo: names of units left for another plan, since
     something they learn from was damaged. done: names of those that ended well. spent: the time
-    limit left some. cut_off: the step at which each run was saved that it cut off, by name."""
+    limit left some. cut_off: the step at which each run was saved that it cut off, by name.
+    asked_at: when it asked for that, on time.monotonic's clock."""
 
     failed: Sequence[Entry]
     blocked: Sequence[Entry]
@@ -93,6 +93,7 @@ class Outcome:
     done: frozenset[str] = frozenset()
     spent: bool = False
     cut_off: Mapping[str, int] = field(default_factory=dict)
+    asked_at: float | None = None
 
 
 def drive(
@@ -143,8 +144,8 @@ def drive(
         with (
             progress,
             stopping(conductor, progress) as interrupted,
-            watching(store, driver, partial(_stop_asked, conductor, progress, interrupted)),
-            repeating(partial(_look, conductor, progress)),
+            watching(store, driver, partial(heed_flag, conductor, progress, interrupted)),
+            repeating(partial(_look, conductor, progress), progress.warned),
             posting(progress, store, driver),
             view.watching(),
         ):
@@ -226,6 +227,7 @@ def _outcome(ledger: Ledger, interrupted: bool, spent: Timebox | None) -> Outcom
         done=frozenset(entry.task.name for entry in ledger.in_state(State.DONE)),
         spent=bool(spent and left),
         cut_off=spent.cut_off if spent and left else {},
+        asked_at=spent.asked_at if spent and left else None,
     )
 
 
@@ -386,13 +388,3 @@ def _scratch(store: Store, driver: str) -> Iterator[tuple[str, str]]:
             store.delete_tree(own)  # of a driver that took the store over nothing
             if not store.list(_SHARED):
                 store.delete_tree(_SHARED)
-
-
-def _stop_asked(conductor: Conductor, progress: Progress, interrupted: list[int]) -> None:
-    """`targetsweep stop`, from this machine or another one: as the first Ctrl-C. The flag of a time
-    limit that is over is this driver's own."""
-    if not interrupted and not conductor.is_spent:
-        interrupted.append(signal.SIGINT)
-        progress.stopping = True
-        progress.warned("asked to stop; running trials save a checkpoint")
-        conductor.stop()

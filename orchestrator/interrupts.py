@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM at the driver: before the first trial, and while trials run."""
+"""Ctrl-C and SIGTERM at the driver, before the first trial and while trials run, and the flag of
+`targetsweep stop`."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from types import FrameType
 from orchestrator.conductor import Conductor
 from orchestrator.progress import Progress
 
-__all__ = ["beginning", "stopping"]
+__all__ = ["beginning", "heed_flag", "stopping"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _Handler = Callable[[int, FrameType | None], None]
@@ -62,3 +63,13 @@ def stopping(conductor: Conductor, progress: Progress) -> Iterator[list[int]]:
             yield received
     except KeyboardInterrupt:
         pass
+
+
+def heed_flag(conductor: Conductor, progress: Progress, interrupted: list[int]) -> None:
+    """`targetsweep stop`, from this machine or another one: as the first Ctrl-C. The flag of a
+    driver that stops for reasons of its own (the time, the store) is its own."""
+    if not interrupted and not conductor.has_asked:
+        interrupted.append(signal.SIGINT)
+        progress.stopping = True
+        progress.warned("asked to stop; running trials save a checkpoint")
+        conductor.stop()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -79,7 +79,9 @@ class Ledger:
 
     same_failures: when the first so many units to end all failed alike, the rest is not started:
     a typo should not cost a night. failures_in_a_row: when so many attempts, of whatever units,
-    failed alike one after the other, nothing more is started either. 0 switches a rule off.
+    failed alike one after the other, anywhere or on one node, nothing more is started either: a
+    node that breaks fails fast, and so would be given one run after the other. 0 switches a rule
+    off.
     """
 
     def __init__(
@@ -107,7 +109,8 @@ class Ledger:
         self._failures_in_a_row = failures_in_a_row
         self._any_success = False
         self._first_failures: list[Failure] = []
-        self._row: list[Failure] = []
+        self._rows: dict[str, list[Failure]] = defaultdict(list)
+        """Failures alike, one after the other: those on each node, and under "" all of them."""
         self._dependants: dict[str, list[Entry]] = defaultdict(list)
         self._turns = Turns()
         self._worth = worth
@@ -209,10 +212,16 @@ class Ledger:
                 self._make_ready(entry)
 
     def done(
-        self, name: str, *, missing: Iterable[str] = (), failure: Failure | None = None
+        self,
+        name: str,
+        *,
+        missing: Iterable[str] = (),
+        failure: Failure | None = None,
+        where: str = "",
     ) -> None:
         """A unit ended by itself. missing: tokens it was to provide and did not (a teacher's
-        accuracy never reached); their dependants are blocked, and the unit counts as failed."""
+        accuracy never reached); their dependants are blocked, and the unit counts as failed.
+        where: the node it ran on."""
         entry = self._release(name)
         lost = set(missing)
         for token in entry.task.provides:
@@ -222,7 +231,7 @@ class Ledger:
         if lost and failure is not None:
             entry.attempts.decide(failure)
         self._any_success = self._any_success or not lost
-        self._row.clear()
+        self._break_rows(where)
         for token in sorted(lost):
             self._lose(token)
 
@@ -235,7 +244,7 @@ class Ledger:
         entry = self._release(name)
         decision = entry.attempts.decide(failure, worked_s=worked_s or 0.0)
         if worked_s is not None:
-            self._row.clear()
+            self._break_rows(failure.where)
         if decision is Decision.RETRY:
             self._make_ready(entry, resting=rest and entry.attempts.wait_s() > 0)
         elif decision is Decision.REDO:
@@ -269,14 +278,27 @@ class Ledger:
     def _watch_for_repeats(self, failure: Failure, *, ended: bool) -> None:
         if not failure.is_systematic:
             return
-        self._row.append(failure)
-        if not _alike(self._row):
-            self._row = [failure]
+        rows = [self._rows[place] for place in sorted({"", failure.where})]
+        for row in rows:
+            if row and row[-1].signature != failure.signature:
+                row.clear()
+            row.append(failure)
         if ended and not self._any_success:
             self._first_failures.append(failure)
-        limits = ((self._first_failures, self._same_failures), (self._row, self._failures_in_a_row))
-        if any(_alike(seen) and len(seen) >= limit > 0 for seen, limit in limits):
-            self.stop_early(failure)
+        limits = [(self._first_failures, self._same_failures)]
+        limits += [(row, self._failures_in_a_row) for row in rows]
+        for seen, limit in limits:
+            if _alike(seen) and len(seen) >= limit > 0:
+                self.stop_early(replace(failure, where=self._only_place(seen)))
+
+    def _only_place(self, failures: Sequence[Failure]) -> str:
+        """The node that all of them were on, if there are others; else ""."""
+        places = {one.where for one in failures}
+        return places.pop() if len(places) == 1 and len(self.capacity.rooms.nodes) > 1 else ""
+
+    def _break_rows(self, where: str) -> None:
+        for place in {"", where}:
+            self._rows.pop(place, None)
 
     def _release(self, name: str) -> Entry:
         entry = self.entries[name]

@@ -54,6 +54,15 @@ class Live:
         self.worked_s = time.monotonic() - self.started
 
     @property
+    def where(self) -> str:
+        """The machine and the Ray node that all of it runs on; "" where nobody knows, or where it
+        runs on several."""
+        places = {(process.host, process.node_id) for process in self.processes}
+        if len(places) != 1 or not (place := places.pop())[1]:
+            return ""
+        return f"{place[0]} (node {place[1][:8]})"
+
+    @property
     def steps_trained(self) -> int:
         """By this attempt."""
         return max(0, self.step - self.first_step + 1)

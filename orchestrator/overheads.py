@@ -40,7 +40,8 @@ def read_overheads(store: Store) -> Overheads:
     try:
         found = store.read_json(paths.overheads()) or {}
         names = [one.name for one in dataclasses.fields(Overheads)]
-        return Overheads(**{name: float(found[name]) for name in names if found.get(name)})
+        known = {name: found[name] for name in names if found.get(name) is not None}
+        return Overheads(**{name: float(value) for name, value in known.items()})
     except (StoreError, TypeError, ValueError):
         return Overheads()
 
@@ -50,6 +51,5 @@ def write_overheads(store: Store, measured: Overheads) -> None:
     with suppress(StoreError):
         known = read_overheads(store) | measured
         values = dataclasses.asdict(known).items()
-        store.write_json(
-            paths.overheads(), {name: round(value, 3) for name, value in values if value}
-        )
+        rounded = {name: round(value, 3) for name, value in values if value is not None}
+        store.write_json(paths.overheads(), rounded)

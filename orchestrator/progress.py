@@ -124,7 +124,8 @@ class Progress(Listener):
             going=tuple(map(_going, conductor.live.values())),
             elapsed_s=time.monotonic() - self._began,
             left_s=self.eta_s(),
-            stopping=self.stopping,
+            stopping=self.stopping or conductor.has_asked,
+            is_early=conductor.ledger.stopped_early is not None,
         )
 
     def _counts(self, conductor: Conductor) -> dict[str, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import platform
+from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
@@ -19,15 +20,18 @@ __all__ = [
 @dataclass(frozen=True)
 class Process:
     """A process of the cluster. began: when, as its node's kernel counts; by it, another process
-    that was given the same number is not mistaken for this one."""
+    that was given the same number is not mistaken for this one. host: the name of its
+    machine, for people."""
 
     node_id: str
     pid: int
     began: float
+    host: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, found: dict[str, Any]) -> Process:
-        return cls(str(found["node_id"]), int(found["pid"]), float(found["began"]))
+        host = str(found.get("host", ""))
+        return cls(str(found["node_id"]), int(found["pid"]), float(found["began"]), host)
 
 
 def this_process() -> dict[str, Any]:
@@ -35,7 +39,8 @@ def this_process() -> dict[str, Any]:
     import ray
 
     node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
-    return {"node_id": node_id, "pid": os.getpid(), "began": _began(os.getpid())}
+    pid = os.getpid()
+    return {"node_id": node_id, "pid": pid, "began": _began(pid), "host": platform.node()}
 
 
 def _began(pid: int) -> float:

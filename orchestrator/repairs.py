@@ -107,6 +107,7 @@ def record_failure(store: Store, unit: Unit, failure: Failure, attempts: Attempt
             "cause": failure.cause.value,
             "message": failure.message,
             "traceback": failure.traceback,
+            "where": failure.where,
             "attempts": len(attempts.failures),
             "attempts_by_cause": {
                 cause.value: count for cause, count in sorted(attempts.by_cause().items())

@@ -66,11 +66,13 @@ a day's training on eight GPUs may lose a worker now and then, and gets on all t
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One failed attempt. message: one line. traceback: as Python prints it, or empty."""
+    """One failed attempt. message: one line. traceback: as Python prints it, or empty. where: the
+    machine and Ray node it ran on; empty where that is not known, or was more than one."""
 
     cause: Cause
     message: str
     traceback: str = ""
+    where: str = ""
 
     @property
     def signature(self) -> tuple[Cause, str]:

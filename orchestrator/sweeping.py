@@ -6,9 +6,10 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rich.console import Console
 
@@ -93,15 +94,11 @@ def run_sweeps(
             if limit is not None:  # images tell nothing of how long a report takes
                 limit = replace(limit, began_s=limit.began_s + time.monotonic() - preparing)
             driving = _Driving(store, options, console, tracking_uri, lease, metrics, limit, watch)
-            broken: TargetsweepError | None = None
-            try:
+            publish = partial(_publish, driving, sweeps, _has_time(limit), export)
+            with _publishing_first(watch, publish):
                 sweeps, plan = _train(driving, sweeps, infos, asked, outcomes)
-            except (ClusterLostError, TuneGaveUpError) as error:
-                broken = error  # what was finished is shown and exported all the same
             unwritten = _publish(driving, sweeps, _has_time(limit), export)
-            write_overheads(store, watch.overheads(limit, outcomes))
-            if broken is not None:
-                raise broken
+            write_overheads(store, watch.overheads(outcomes))
     except KeyboardInterrupt:  # before the first trial, or after the last
         raise InterruptedByUser(stopped_text()) from None
     except ClusterLostError as error:
@@ -109,6 +106,24 @@ def run_sweeps(
     conclude(plan, outcomes, "" if limit is None else limit.said)
     if unwritten:  # the runs are done: exit status 1, not 2
         raise TargetsweepError(str(unwritten[0]))
+
+
+@contextmanager
+def _publishing_first(watch: _Stopwatch, publish: Callable[[], object]) -> Iterator[None]:
+    """What ends the block once something was trained, whatever it is, waits until what was finished
+    is exported and shown; and nobody is told then that nothing was started (exit status 2)."""
+    try:
+        yield
+    except StoreTakenError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        if not (watch.has_begun or isinstance(error, ClusterLostError | TuneGaveUpError)):
+            raise
+        with suppress(Exception):  # that it was not published, too, is less than what happened
+            publish()
+        if isinstance(error, UserError):
+            raise TargetsweepError(str(error)) from error
+        raise
 
 
 def _train(
@@ -322,14 +337,19 @@ class _Stopwatch(Listener):
     def finished(self, unit: Unit, live: Live) -> None:
         self._last = time.monotonic()
 
-    def overheads(self, limit: Limit | None, outcomes: Sequence[Outcome]) -> Overheads:
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was trained."""
+        return self._first is not None
+
+    def overheads(self, outcomes: Sequence[Outcome]) -> Overheads:
         """Until now. Nothing where nothing was trained."""
         if self._first is None or self._last is None:
             return Overheads()
-        was_cut = limit is not None and any(outcome.cut_off for outcome in outcomes)
+        asked = [one.asked_at for one in outcomes if one.cut_off and one.asked_at is not None]
         return Overheads(
             opening_s=self._first - self._began,
-            stopping_s=max(0.0, self._last - limit.stop_at) if limit and was_cut else None,
+            stopping_s=max(0.0, self._last - asked[-1]) if asked else None,
             closing_s=time.monotonic() - self._last,
         )
 

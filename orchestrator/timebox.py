@@ -19,11 +19,13 @@ _REMEMBERED = 3
 
 class Timebox:
     """units: those of the plan, by name. spent: the limit, and not a person or a failure, is why
-    nothing more is begun. cut_off: the step at which each run that it cut off was saved."""
+    nothing more is begun. asked_at: when what ran was asked to save and end, on the conductor's
+    clock; None: not yet. cut_off: the step at which each run that it cut off was saved."""
 
     def __init__(self, limit: Limit, pacing: Pacing, units: dict[str, Unit]) -> None:
         self.limit = limit
         self.spent = False
+        self.asked_at: float | None = None
         self.cut_off: dict[str, int] = {}
         self._pacing = pacing
         self._units = units

@@ -253,6 +253,8 @@ def run_trial(config: TrialConfig) -> None:
     last: dict[str, Any] = {}
     for report in _reports(config):
         last = {"unit": config["unit"], **report}
+        if last["event"] == "failed":  # where it did so, though it may never have begun
+            last.setdefault("processes", [this_process()])
         tune.report(last)
     if last.get("spoilt"):
         raise _EndProcessError(last["message"])

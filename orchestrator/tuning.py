@@ -61,14 +61,24 @@ class _Guard(Conducts):
 
 
 @contextmanager
-def repeating(call: Callable[[], None], every_s: float = 1.0) -> Iterator[None]:
-    """Calls again and again while the block runs, from a thread of its own. A call on its way at
-    the end is waited for, unless it hangs: see `ClusterView.watching`."""
+def repeating(
+    call: Callable[[], None], warn: Callable[[str], None], every_s: float = 1.0
+) -> Iterator[None]:
+    """Calls again and again while the block runs, from a thread of its own, also after a call that
+    failed, which is told of once. A call on its way at the end is waited for, unless it hangs: see
+    `ClusterView.watching`."""
     end = threading.Event()
 
     def repeat() -> None:
+        told = set()
         while not end.wait(every_s):
-            call()
+            try:
+                call()
+            except Exception as error:
+                text = f"a watch of the driver failed, and goes on: {type(error).__name__}: {error}"
+                if text not in told:
+                    told.add(text)
+                    warn(text)
 
     thread = threading.Thread(target=repeat, name="repeating", daemon=True)
     thread.start()

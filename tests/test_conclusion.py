@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,16 @@ def test_errors_of_files_that_others_write_keep_their_number(tmp_path: Path) -> 
     assert caught.value.errno is not None
     assert "cannot write the report of tiny" in caught.value.problem
     assert Store(tmp_path).exists("x")
+
+
+@pytest.mark.parametrize("also", [{"interrupted": True}, {"spent": True}])
+def test_why_it_stopped_early_is_said_whatever_came_on_top(plan: Plan, also: Any) -> None:
+    """An impatient Ctrl-C, a limit that passed meanwhile."""
+    assert "No space left on device" in last_lines(plan, stopped_early=FULL, left=7, **also)
+
+
+def test_a_node_that_fails_alone_is_named(plan: Plan) -> None:
+    for failure in (BUG, FULL):
+        text = last_lines(plan, stopped_early=replace(failure, where="b01 (node 1a2b3c4d)"))
+        assert ", all on b01 (node 1a2b3c4d) (" in text
+        assert "mend that node or take it out of the cluster" in text

@@ -144,6 +144,7 @@ def test_a_bug_is_recorded_with_its_traceback(
         "cause": "error",
         "message": "KeyError: 'x'",
         "traceback": "Traceback …",
+        "where": "",
         "attempts": 1,
         "attempts_by_cause": {"error": 1},
     }

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import errno
+import io
+from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from orchestrator import paths
 from orchestrator.admission import Shape
 from orchestrator.conductor import Conductor
 from orchestrator.errors import StoreError
+from orchestrator.interrupts import heed_flag
 from orchestrator.ledger import State
 from orchestrator.plan import Plan
+from orchestrator.progress import Progress
 from orchestrator.rayprocesses import Process
 from orchestrator.retry import Cause, Decision
+from orchestrator.stopping import watching
 from orchestrator.store import Store
 from tests.conducting import Ear, begin, break_with, finish, state, tell
-from tests.driving import Clock, conductor_of, tiny_plan
+from tests.driving import SETTINGS, TINY, Clock, conductor_of, tiny_plan
 
 
 @pytest.fixture
@@ -396,3 +402,42 @@ def test_a_bug_of_every_run_stops_early_with_its_traceback(
     assert early is not None
     assert early.traceback == "Traceback …"
     assert conductor.next_trial() is None
+
+
+def test_the_flag_of_a_lost_store_is_nobodys_interruption(
+    plan: Plan, store: Store, ear: Ear
+) -> None:
+    """The driver finds its own flag: a small file still fits on a full disk."""
+    conductor, interrupted = conductor_of(plan, store, [ear]), list[int]()
+    unit = begin(conductor)
+    tell(conductor, unit, "failed", **STORE_FAULT, errno=errno.ENOSPC)
+    conductor.on_end(unit, lost=False)
+    driver = SETTINGS.driver
+    assert store.exists(paths.stop_flag(driver))
+    progress = Progress(Console(file=io.StringIO()), done_before=0)
+    with watching(store, driver, partial(heed_flag, conductor, progress, interrupted)):
+        pass
+    assert interrupted == []
+
+
+def test_runs_that_all_fail_alike_are_told_at_once_and_where(
+    tmp_path: Path, store: Store, ear: Ear
+) -> None:
+    text = (
+        TINY.replace("  teacher: {max_steps: 300}\n", "")
+        + "grids: [{axes: {strategy: [A], seed: [0, 1, 2]}}]\n"
+    )
+    conductor = conductor_of(tiny_plan(tmp_path, text=text), store, [ear], slots=8)
+    conductor.ledger.capacity.rooms.nodes = {"ab" * 28: 4.0, "cd" * 28: 4.0}
+    for unit in [begin(conductor) for _ in range(3)]:
+        tell(conductor, unit, "alive", processes=[PROCESS | {"host": "b01"}])
+        break_with(conductor, unit)
+    (told,) = [text for _, text in ear.of("warned") if "alike" in text]
+    assert "all on b01 (node abababab) (error: KeyError: 'x'): nothing more is begun" in told
+    failures = [store.read_json(paths.failure(name)) or {} for name in store.list("runs")]
+    assert {one["where"] for one in failures} == {"b01 (node abababab)"}
+    glance_of = Progress(Console(file=io.StringIO()), done_before=0)
+    glance_of.watch(conductor)
+    glance = glance_of.glance()
+    assert glance is not None
+    assert "nothing more is begun, runs fail alike" in glance.summary()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,9 +47,49 @@ def test_ten_attempts_in_a_row_that_failed_alike_end_a_sweep() -> None:
         fail_next(ledger, LOST)
         assert not ledger.stopping
     fail_next(ledger, LOST)
-    assert ledger.stopped_early is LOST
+    assert ledger.stopped_early == LOST
     assert take(ledger) is None
     assert ledger.finished
+
+
+def on_two_nodes(ledger: Ledger) -> Ledger:
+    ledger.capacity.rooms.nodes = {"a": 1.0, "b": 1.0}
+    return ledger
+
+
+def test_a_node_that_fails_all_it_gets_ends_a_sweep_while_another_does_well() -> None:
+    """It fails fast, and would be given one run after the other."""
+    ledger = on_two_nodes(ledger_of(*units(40), slots=2))
+    bad = replace(LOST, where="b01 (node 1a2b)")
+    for _ in range(9):
+        well = take(ledger)
+        assert well is not None
+        fail_next(ledger, bad)
+        ledger.done(well, where="a01 (node 3c4d)")
+    assert not ledger.stopping
+    fail_next(ledger, bad)
+    assert ledger.stopped_early == bad  # says where
+
+
+def test_a_success_on_the_node_breaks_its_row() -> None:
+    ledger = on_two_nodes(ledger_of(*units(40), slots=1))
+    bad = replace(LOST, where="b01 (node 1a2b)")
+    for number in range(17):
+        if number == 8:
+            ledger.done(take(ledger) or "", where=bad.where)
+        fail_next(ledger, bad)
+    assert ledger.stopped_early is None
+
+
+def test_what_fails_on_several_nodes_or_where_there_is_one_names_none() -> None:
+    ledger = on_two_nodes(ledger_of(*units(4), slots=1))
+    for where in ("b01 (node 1a2b)", "a01 (node 3c4d)", "b01 (node 1a2b)"):
+        fail_next(ledger, replace(BUG, where=where))
+    assert ledger.stopped_early == BUG
+    alone = ledger_of(*units(4), slots=1)
+    for _ in range(3):
+        fail_next(alone, replace(BUG, where="b01 (node 1a2b)"))
+    assert alone.stopped_early == BUG
 
 
 def test_a_success_between_them_breaks_the_row() -> None:
@@ -99,7 +140,7 @@ def test_preemptions_between_them_neither_count_nor_hide_a_row() -> None:
     for _ in range(10):
         fail_next(ledger, Failure(cause=Cause.PREEMPTED, message="its node left"))
         fail_next(ledger, LOST)
-    assert ledger.stopped_early is LOST
+    assert ledger.stopped_early == LOST
 
 
 def test_a_resting_unit_is_ready_but_not_handed_out() -> None:
@@ -165,5 +206,5 @@ def test_the_first_reason_to_stop_counts() -> None:
     ledger = ledger_of(*units(2), slots=1)
     ledger.stop_early(LOST)
     ledger.stop_early(BUG)
-    assert ledger.stopped_early is LOST
+    assert ledger.stopped_early == LOST
     assert ledger.stopping

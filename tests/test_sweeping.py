@@ -17,7 +17,13 @@ from orchestrator import driver, publishing, sweeping
 from orchestrator.asked import Asked
 from orchestrator.bundling import BundleExport
 from orchestrator.driver import DriveOptions
-from orchestrator.errors import StoreError, TargetsweepError, UserError
+from orchestrator.errors import (
+    MachineError,
+    StoreError,
+    StoreTakenError,
+    TargetsweepError,
+    UserError,
+)
 from orchestrator.following import ClusterLostError
 from orchestrator.lease import holder
 from orchestrator.store import Store
@@ -183,3 +189,45 @@ def test_scratch_in_a_bucket_goes_at_the_end() -> None:
         assert shared == f"{store.uri}/.ray/mine"
         store.write_bytes(".ray/mine/state", b"")
     assert not store.exists(".ray/mine")
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreError("cannot read x", "look"),
+        MachineError("no GPU", "look"),
+        RuntimeError("a bug"),
+        KeyboardInterrupt(),
+    ],
+    ids=repr,
+)
+def test_whatever_ends_a_sweep_that_has_begun_waits_for_its_bundle(
+    error: BaseException, has_begun: bool
+) -> None:
+    """And is no longer one before which nothing was started (exit status 2)."""
+    watch, published = sweeping._Stopwatch(), list[str]()
+    if has_begun:
+        watch.started(None, 1)  # type: ignore[arg-type]
+    with (
+        pytest.raises((Exception, KeyboardInterrupt)) as caught,
+        sweeping._publishing_first(watch, lambda: published.append("bundle")),
+    ):
+        raise error
+    assert published == ["bundle"] * has_begun
+    if has_begun and isinstance(error, UserError):
+        assert type(caught.value) is TargetsweepError
+        assert (str(caught.value), caught.value.exit_status) == (str(error), 1)
+    else:
+        assert caught.value is error
+
+
+def test_a_store_of_another_driver_gets_nothing_from_this_one() -> None:
+    watch, published = sweeping._Stopwatch(), list[str]()
+    watch.started(None, 1)  # type: ignore[arg-type]
+    with (
+        pytest.raises(StoreTakenError),
+        sweeping._publishing_first(watch, lambda: published.append("bundle")),
+    ):
+        raise StoreTakenError("taken")
+    assert published == []

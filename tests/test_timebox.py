@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import io
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from orchestrator import paths
+from orchestrator import paths, sweeping
 from orchestrator.admission import Capacity, Shape
 from orchestrator.budget import Limit
 from orchestrator.conclusion import BudgetSpentError, conclude
 from orchestrator.conductor import Conductor
-from orchestrator.driver import Outcome, _stop_asked
+from orchestrator.driver import Outcome
 from orchestrator.estimate import Pace
+from orchestrator.interrupts import heed_flag
 from orchestrator.ledger import Ledger, State
+from orchestrator.overheads import read_overheads, write_overheads
 from orchestrator.pacing import Pacing
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.rates import Rates
+from orchestrator.retry import Cause, Failure
 from orchestrator.stopping import ask_to_stop, watching
 from orchestrator.store import Store
 from orchestrator.timebox import Timebox
@@ -179,19 +183,19 @@ def test_the_flag_of_the_limit_is_nobodys_interruption(plan: Plan, store: Store)
     """The driver looks for flags too, and finds its own."""
     box, interrupted = Box(plan, store, total_s=110.0), list[int]()
     progress = Progress(Console(file=io.StringIO()), done_before=0)
-    asked = partial(_stop_asked, box.conductor, progress, interrupted)
+    asked = partial(heed_flag, box.conductor, progress, interrupted)
     assert box.conductor.next_trial() is not None
     box.clock.now = 90.0
     assert box.conductor.heed_limit()
     with watching(store, SETTINGS.driver, asked):
         pass
-    assert (interrupted, box.conductor.is_spent) == ([], True)
+    assert (interrupted, box.timebox.spent) == ([], True)
 
 
 def test_a_person_who_stops_it_first_is_heard(plan: Plan, store: Store) -> None:
     box, interrupted = Box(plan, store, total_s=110.0), list[int]()
     progress = Progress(Console(file=io.StringIO()), done_before=0)
-    asked = partial(_stop_asked, box.conductor, progress, interrupted)
+    asked = partial(heed_flag, box.conductor, progress, interrupted)
     assert box.conductor.next_trial() is not None
     ask_to_stop(store, SETTINGS.driver)
     with watching(store, SETTINGS.driver, asked):
@@ -199,7 +203,7 @@ def test_a_person_who_stops_it_first_is_heard(plan: Plan, store: Store) -> None:
     assert interrupted == [signal.SIGINT]
     box.clock.now = 90.0
     assert not box.conductor.heed_limit()
-    assert not box.conductor.is_spent
+    assert not box.timebox.spent
 
 
 def test_the_last_lines_say_what_is_left_and_how_to_go_on(plan: Plan, store: Store) -> None:
@@ -221,3 +225,27 @@ def test_a_limit_that_ended_between_teachers_and_students(plan: Plan) -> None:
     )
     with pytest.raises(BudgetSpentError, match=f"left for want of time: {len(plan.left)} units"):
         conclude(plan, [nothing], "Slurm job 7")
+
+
+def test_the_limit_has_runs_saved_also_where_failures_ended_the_handing_out(
+    plan: Plan, store: Store
+) -> None:
+    box = Box(plan, store, total_s=110.0)
+    config = box.conductor.next_trial()
+    assert config is not None
+    box.conductor.ledger.stop_early(Failure(cause=Cause.ERROR, message="KeyError: 'lr'"))
+    box.clock.now = box.limit.stop_at + 1.0
+    assert box.conductor.heed_limit()
+    assert store.exists(paths.stop_flag(SETTINGS.driver))
+    assert box.timebox.asked_at == box.limit.stop_at + 1.0
+
+
+def test_how_long_stopping_took_counts_from_when_it_was_asked(store: Store) -> None:
+    watch = sweeping._Stopwatch()
+    watch._first, watch._last = 100.0, 130.0
+    ended = Outcome(failed=(), blocked=(), interrupted=False, stopped_early=None, left=1)
+    cut = replace(ended, spent=True, cut_off={"student-1": 3}, asked_at=130.0)
+    write_overheads(store, watch.overheads([ended, cut]))
+    assert read_overheads(store).stopping_s == 0.0  # also nothing is an answer
+    write_overheads(store, watch.overheads([replace(cut, asked_at=123.0)]))
+    assert read_overheads(store).stopping_s == 7.0

@@ -179,7 +179,7 @@ def test_a_trial_with_nothing_to_say_says_that_it_lives() -> None:
     assert [report["event"] for report in seen[:3]] == ["alive"] * 3
     assert seen[-1] == {"event": "finished"}
     (process,) = seen[0]["processes"]
-    assert process.keys() == {"node_id", "pid", "began"}
+    assert process.keys() == {"node_id", "pid", "began", "host"}
 
 
 # -- threads ---------------------------------------------------------------------------------------
