@@ -13,9 +13,11 @@ import pytest
 
 from orchestrator import paths
 from orchestrator.errors import StoreError
+from orchestrator.faults import failure_report
 from orchestrator.store import Store
 from orchestrator.trial import (
     StopPoller,
+    _check_seen,
     _decode_threads,
     _in_training_thread,
     _lockstep,
@@ -206,3 +208,17 @@ def test_runs_beside_each_other_share_the_cores_to_decode(
 def test_without_ray_nobody_is_beside_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     assert _decode_threads({"use_gpu": True, "devices_per_worker": 1.0}) is None
+
+
+def test_a_node_that_does_not_see_the_store_is_at_fault_and_no_run(tmp_path: Path) -> None:
+    seen, other = Store(tmp_path / "store"), Store(tmp_path / "other")
+    seen.write_json(paths.lease(), {})
+    _check_seen(seen, "0123")
+    _check_seen(other, "")  # nobody drives
+    with pytest.raises(StoreError) as caught:
+        _check_seen(other, "0123")
+    report = failure_report(caught.value)
+    assert report["cause"] == "store"  # tried again, elsewhere perhaps
+    assert f"does not see the store {other.uri}" in report["message"]
+    assert "mount it on every node" in report["message"]
+    assert "errno" not in report  # nothing of what the driver can write
