@@ -40,7 +40,7 @@ from orchestrator.stopping import forget, forget_others, watching
 from orchestrator.store import Store
 from orchestrator.timebox import Timebox
 from orchestrator.tuning import Tuning, repeating
-from orchestrator.units import Unit
+from orchestrator.units import Unit, cost_left
 from orchestrator.worth import Worth
 from trainers.spec import Runtime
 
@@ -164,7 +164,7 @@ def _ledger(
         plan.left,
         capacity,
         held=plan.held_tokens,
-        costs={unit.name: _cost(unit, plan) for unit in plan.left},
+        costs={unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left},
         shape_of=shape_of,
         worth=_worth(plan, limit),
     )
@@ -183,7 +183,7 @@ def _timebox(limit: Limit | None, plan: Plan, store: Store) -> Timebox | None:
         return None
     limit = limit.ready(time.monotonic())
     pace = Pace(measured_rates(store, plan), plan.infos)
-    steps = {unit.name: plan.work[unit.name].steps for unit in plan.left}
+    steps = {unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left}
     return Timebox(limit, Pacing(pace, plan.infos, steps), {unit.name: unit for unit in plan.left})
 
 
@@ -227,10 +227,6 @@ def _outcome(ledger: Ledger, interrupted: bool, spent: Timebox | None) -> Outcom
         spent=bool(spent and left),
         cut_off=spent.cut_off if spent and left else {},
     )
-
-
-def _cost(unit: Unit, plan: Plan) -> float:
-    return min(unit.cost, float(plan.work[unit.name].steps))
 
 
 def _settings(

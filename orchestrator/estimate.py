@@ -19,15 +19,12 @@ from orchestrator.metricsfile import read_metrics
 from orchestrator.plan import Plan
 from orchestrator.rates import EVALUATION, Group, Rates
 from orchestrator.store import Store
-from orchestrator.units import ARTEFACTS, Unit
+from orchestrator.units import ARTEFACTS, SEARCH_STEPS, Unit
 from trainers.data.info import DatasetInfo
 from trainers.schedule import evaluation_steps, steps_per_epoch
 from trainers.spec import ScoresSpec, Screening, StudentSpec, TargetsSpec
 
-__all__ = ["ADAPTIVE_IMAGES", "TEACHER_STEPS", "Estimate", "Pace", "group_of", "measured_rates"]
-
-TEACHER_STEPS = 1_000
-"""What a teacher counts as: its search ends when it ends."""
+__all__ = ["ADAPTIVE_IMAGES", "Estimate", "Pace", "group_of", "measured_rates"]
 
 ADAPTIVE_IMAGES = 500
 """Evaluated at a validation under `teacher.screen: adaptive`, the whole sets among them, on the
@@ -88,21 +85,15 @@ class Pace:
     nothing: one costs an epoch of evaluation or a few. unknown: groups that were asked and have no
     rate."""
 
-    def __init__(
-        self,
-        rates: Rates,
-        infos: Mapping[str, DatasetInfo],
-        teacher_steps: int = TEACHER_STEPS,
-    ) -> None:
+    def __init__(self, rates: Rates, infos: Mapping[str, DatasetInfo]) -> None:
         self._rates = rates
         self._infos = infos
-        self._teacher_steps = teacher_steps
         self._step_s = cache(self._measured_step_s)
         self._image_s = cache(self._measured_image_s)
         self.unknown: dict[Group, None] = {}
 
-    def total(self, work: Iterable[tuple[Unit, int]]) -> Estimate:
-        """Of units and the steps that each trains."""
+    def total(self, work: Iterable[tuple[Unit, float]]) -> Estimate:
+        """Of units and the steps that each trains, a teacher `SEARCH_STEPS` at most."""
         seconds, unknown = 0.0, 0
         for unit, steps in work:
             if unit.kind not in ARTEFACTS:
@@ -110,10 +101,10 @@ class Pace:
                 seconds, unknown = seconds + (own or 0.0), unknown + (own is None)
         return Estimate(seconds, unknown)
 
-    def seconds(self, unit: Unit, steps: int) -> float | None:
+    def seconds(self, unit: Unit, steps: float) -> float | None:
         """None where nothing like it was measured."""
         group = group_of(unit, self._infos)
-        steps = min(steps, self._teacher_steps) if unit.kind == "teacher" else steps
+        steps = min(steps, SEARCH_STEPS) if unit.kind == "teacher" else steps
         whole = self._rates.runs.get(group)
         if whole is not None:
             return steps / whole
@@ -121,7 +112,7 @@ class Pace:
         if step_s is None:
             self.unknown[dataclasses.replace(group, strategy="")] = None
             return None
-        return steps * step_s + self._evaluated(unit, steps, group) * self._image_s(group)
+        return steps * step_s + self._evaluated(unit, int(steps), group) * self._image_s(group)
 
     def _measured_step_s(self, group: Group) -> float | None:
         own = self._rates.steps.get(group)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.estimate import TEACHER_STEPS, Pace, group_of
+from orchestrator.estimate import Pace, group_of
 from orchestrator.rates import Group
 from orchestrator.units import ARTEFACTS, Unit
 from trainers.data.info import DatasetInfo
@@ -53,10 +53,11 @@ class _Running:
 
 
 class Pacing:
-    """steps: what is left of each unit, by name. Clocks are the caller's, in seconds."""
+    """steps: what is left of each unit, by name (`units.cost_left`). Clocks are the caller's, in
+    seconds."""
 
     def __init__(
-        self, pace: Pace, infos: Mapping[str, DatasetInfo], steps: Mapping[str, int]
+        self, pace: Pace, infos: Mapping[str, DatasetInfo], steps: Mapping[str, float]
     ) -> None:
         self._pace = pace
         self._infos = infos
@@ -75,8 +76,6 @@ class Pacing:
         if unit.kind in ARTEFACTS:
             return self._artefact_s.get(_artefact(unit), self._pass_s(unit))
         steps = self._steps[unit.name]
-        if unit.kind == "teacher":
-            steps = min(steps, TEACHER_STEPS)
         group = self._group(unit)
         known = self._seen()
         own = known.get(group)

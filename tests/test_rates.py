@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from orchestrator import calibration, cli
 from orchestrator.calibration import calibrate
 from orchestrator.errors import StoreError, UserError
-from orchestrator.estimate import ADAPTIVE_IMAGES, TEACHER_STEPS, Pace, group_of
+from orchestrator.estimate import ADAPTIVE_IMAGES, Pace, group_of
 from orchestrator.plan import Plan, make_plan
 from orchestrator.rates import EVALUATION, Group, Rate, Rates, load_rates, rates_path, save_rates
 from orchestrator.store import Store
-from orchestrator.units import Unit
+from orchestrator.units import SEARCH_STEPS, Unit
 from tests.driving import GRID, TINY, tiny_plan
 from tests.sweep_files import sweep_of, write
 from trainers.data.catalogue import OFFICIAL
@@ -136,7 +136,7 @@ def test_a_teachers_validations_are_added(plan: Plan) -> None:
         steps={of(strategy="teacher"): Rate(10.0, 1), of(strategy=EVALUATION): Rate(1e4, 1)}
     )
     assert teacher.request.validate_every == 2
-    expected = TEACHER_STEPS / 10 + TEACHER_STEPS / 2
+    expected = SEARCH_STEPS / 10 + SEARCH_STEPS / 2
     assert Pace(rates, OFFICIAL).seconds(teacher, 100_000) == pytest.approx(expected)
 
 
@@ -148,7 +148,7 @@ def test_screened_validations_are_cheaper(plan: Plan, screen: Screening, images:
     rates = Rates(
         steps={of(strategy="teacher"): Rate(10.0, 1), of(strategy=EVALUATION): Rate(1e4, 1)}
     )
-    expected = TEACHER_STEPS / 10 + TEACHER_STEPS / 2 * images / 1e4
+    expected = SEARCH_STEPS / 10 + SEARCH_STEPS / 2 * images / 1e4
     assert Pace(rates, OFFICIAL).seconds(asked, 100_000) == pytest.approx(expected)
 
 
