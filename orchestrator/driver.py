@@ -125,7 +125,9 @@ def drive(
         use_gpu, capacity = _capacity(view, options)
         shape_of = _shapes(plan, options, view.picture, progress, use_gpu, capacity.total)
         ledger = _ledger(plan, capacity, shape_of, limit)
-        timebox = _timebox(limit, plan, store)
+        pace = Pace(measured_rates(store, plan), plan.infos)
+        progress.expect(pace, plan.infos)
+        timebox = _timebox(limit, plan, pace)
         conductor = Conductor(
             ledger,
             store,
@@ -177,12 +179,11 @@ def _worth(plan: Plan, limit: Limit | None) -> Worth | None:
     return Worth(plan.left, plan.priorities, None if limit is None else plan.means)
 
 
-def _timebox(limit: Limit | None, plan: Plan, store: Store) -> Timebox | None:
+def _timebox(limit: Limit | None, plan: Plan, pace: Pace) -> Timebox | None:
     """Now that all is ready for the first run."""
     if limit is None:
         return None
     limit = limit.ready(time.monotonic())
-    pace = Pace(measured_rates(store, plan), plan.infos)
     steps = {unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left}
     return Timebox(limit, Pacing(pace, plan.infos, steps), {unit.name: unit for unit in plan.left})
 

@@ -43,18 +43,21 @@ class Going:
 
 @dataclass(frozen=True, kw_only=True)
 class Glance:
-    """counts: units by their state, in words. left_s: seconds left at the pace so far, None while
-    nothing is known of it. stopping: nothing more is begun."""
+    """counts: units by their state, in words. left_s: seconds left by measured paces, None while
+    nothing is known of them; at_least: a teacher searches longer than that assumes. stopping:
+    nothing more is begun."""
 
     counts: Mapping[str, int]
     going: tuple[Going, ...]
     elapsed_s: float
     left_s: float | None
     stopping: bool = False
+    at_least: bool = False
 
     def summary(self) -> str:
         """`stopping: … 3 done, 2 running · 12 min 03 s, about 3 h 10 min left`."""
-        left = "" if self.left_s is None else f", about {duration(self.left_s)} left"
+        about = "at least" if self.at_least else "about"
+        left = "" if self.left_s is None else f", {about} {duration(self.left_s)} left"
         state = "stopping: running trials save a checkpoint … " if self.stopping else ""
         return f"{state}{self.tally()} · {duration(self.elapsed_s)}{left}"
 

@@ -19,7 +19,10 @@ from orchestrator.errors import StoreError, UserError
 from orchestrator.store import Store
 from trainers.spec import Backbone
 
-__all__ = ["EVALUATION", "Group", "Rate", "Rates", "load_rates", "rates_path", "save_rates"]
+__all__ = [
+    "EVALUATION", "Group", "Rate", "Rates", "load_rates", "rates_path", "save_rates",
+    "shipped_rates",
+]  # fmt: skip
 
 EVALUATION = "evaluation"
 """What stands for the strategy where images/s are meant, of a model in evaluation mode."""
@@ -74,15 +77,32 @@ def rates_path(name: str) -> str:
 def load_rates(store: Store, name: str) -> Rates:
     """The rates called `name`: the store's, else those that came with the package. Raises UserError
     when there are none, or when they cannot be read."""
-    shipped = resources.files("sweeps").joinpath("rates", f"{paths.safe_name(name)}.json")
     data: Any = store.read_json(rates_path(name))
-    if data is None and shipped.is_file():
-        data = json.loads(shipped.read_text(encoding="utf-8"))
+    data = _shipped(name) if data is None else data
     if data is None:
         raise UserError(
             f"no device is called {name!r} (there are {', '.join(_names(store)) or 'none'})",
             f"measure it on the device: `targetsweep plan … --calibrate --save-rates {name}`",
         )
+    return _parsed(name, data)
+
+
+def shipped_rates() -> Rates:
+    """Those that came with the package: of one device, and so good to compare kinds of runs that
+    nobody measured on another."""
+    return _parsed(_COMPARED, _shipped(_COMPARED))
+
+
+_COMPARED = "xeon-2-cores"
+
+
+def _shipped(name: str) -> Any:
+    """None where nothing of this name came with the package."""
+    file = resources.files("sweeps").joinpath("rates", f"{paths.safe_name(name)}.json")
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _parsed(name: str, data: Any) -> Rates:
     try:
         about = {key: str(value) for key, value in data["about"].items()}
         steps = {_group(row): Rate(float(row["per_s"]), int(row["n"])) for row in data["rates"]}
