@@ -125,9 +125,7 @@ def drive(
         use_gpu, capacity = _capacity(view, options)
         shape_of = _shapes(plan, options, view.picture, progress, use_gpu, capacity.total)
         ledger = _ledger(plan, capacity, shape_of, limit)
-        pace = Pace(measured_rates(store, plan), plan.infos)
-        progress.expect(pace, plan.infos)
-        timebox = _timebox(limit, plan, pace)
+        timebox = _timebox(limit, plan, _pace(store, plan, view.picture, shape_of), progress)
         conductor = Conductor(
             ledger,
             store,
@@ -179,8 +177,14 @@ def _worth(plan: Plan, limit: Limit | None) -> Worth | None:
     return Worth(plan.left, plan.priorities, None if limit is None else plan.means)
 
 
-def _timebox(limit: Limit | None, plan: Plan, pace: Pace) -> Timebox | None:
+def _pace(store: Store, plan: Plan, picture: Picture, shape_of: Callable[[Task], Shape]) -> Pace:
+    rates = measured_rates(store, plan, picture.gpu_models, only_left=True)
+    return Pace(rates, plan.infos, shape_of)
+
+
+def _timebox(limit: Limit | None, plan: Plan, pace: Pace, progress: Progress) -> Timebox | None:
     """Now that all is ready for the first run."""
+    progress.expect(pace, plan.infos)
     if limit is None:
         return None
     limit = limit.ready(time.monotonic())

@@ -109,7 +109,8 @@ def expect(
     reserve = reserve_s(seconds, overheads.ending_s)
     limit = Limit(total_s=seconds, end_s=seconds, reserve_s=reserve)
     steps = {unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left}
-    pacing = Pacing(Pace(rates, plan.infos), plan.infos, steps)
+    shape_of = _shapes(plan, gpus, devices)
+    pacing = Pacing(Pace(rates, plan.infos, shape_of), plan.infos, steps)
     setting = Setting(
         limit=limit,
         opening_s=opening_s,
@@ -118,7 +119,7 @@ def expect(
         seconds=lambda task: _seconds(pacing, _unit(task)),
         saves=lambda task: _unit(task).kind not in ARTEFACTS,
         is_search=lambda task: _unit(task).kind == "teacher",
-        shape_of=_shapes(plan, gpus, devices),
+        shape_of=shape_of,
     )
     found = forecast(
         plan.left,

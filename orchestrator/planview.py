@@ -110,9 +110,21 @@ def _pace_remarks(rates: Rates, pace: Pace) -> Iterator[str]:
     slow = [f"{_model(group)}" for group in rates.left_out]
     if slow:
         yield f"too slow or too large to measure here: {', '.join(dict.fromkeys(slow))}"
+    lent: dict[str, list[str]] = {}
+    for asked, lender in pace.borrowed.items():
+        lent.setdefault(_lender(asked, lender), []).append(_model(asked))
+    for how, models in lent.items():
+        yield f"{how}: {', '.join(dict.fromkeys(models))}"
     unknown = list(dict.fromkeys(_model(group) for group in pace.unknown))
     if unknown and (about or rates.runs):
         yield f"no measured pace, not in the hours: {', '.join(unknown)}"
+
+
+def _lender(asked: Group, lender: Group) -> str:
+    """What runs lent their pace, where none like those asked were measured here."""
+    if lender.hardware:
+        return f"not measured here, hours of {lender.hardware}"
+    return f"not measured on {asked.workers} workers, device time as on {lender.workers}"
 
 
 def _model(group: Group) -> str:
@@ -149,7 +161,7 @@ def _time_row(time: Estimate) -> tuple[str, str, str]:
     if not time.seconds:
         how = "`plan --calibrate` measures it here, `--device NAME` takes another's"
         return ("device time", "?", f"nothing measured yet: {how}")
-    remark = f"{duration(time.seconds)} of what is left, one run after the other, at the measured "
+    remark = f"{duration(time.seconds)} of one device for what is left, at the measured "
     remark += f"pace; a teacher counts as {SEARCH_STEPS:,} steps"
     if time.unknown:
         remark += f"; {time.unknown:,} runs without a pace are not in it"

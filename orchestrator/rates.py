@@ -31,7 +31,8 @@ EVALUATION = "evaluation"
 @dataclass(frozen=True)
 class Group:
     """Runs that take about equally long a step. strategy: A, B, C, teacher, probe, or evaluation.
-    image_size: pixels; None where the data set is unknown."""
+    image_size: pixels; None where the data set is unknown. workers, share: how many, and what each
+    had of a device. hardware: empty of what trains here, or of the device that all rates are of."""
 
     dataset: str
     backbone: Backbone
@@ -39,6 +40,18 @@ class Group:
     strategy: str
     image_size: int | None = None
     precision: str = "fp32"
+    workers: int = 1
+    share: float = 1.0
+    hardware: str = ""
+
+    @property
+    def kind(self) -> Group:
+        """The same on one whole device of those here."""
+        return dataclasses.replace(self, workers=1, share=1.0, hardware="")
+
+    @property
+    def devices(self) -> float:
+        return self.workers * self.share
 
 
 @dataclass(frozen=True)
@@ -51,9 +64,9 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """steps: by a stopwatch around single steps, evaluation apart. runs: steps/s of whole runs,
-    evaluation included. left_out: groups that were too slow to measure, or too large. about:
-    device, versions, date, for people."""
+    """steps: by a stopwatch around single steps of one worker that has a whole device, evaluation
+    apart. runs: steps/s of whole runs, evaluation included. left_out: groups that were too slow to
+    measure, or too large. about: device, versions, date, for people."""
 
     steps: Mapping[Group, Rate] = field(default_factory=dict)
     runs: Mapping[Group, float] = field(default_factory=dict)
@@ -128,7 +141,10 @@ def _names(store: Store) -> list[str]:
 
 def _row(group: Group, rate: Rate) -> dict[str, Any]:
     unit = "images" if group.strategy == EVALUATION else "steps"
-    return {**dataclasses.asdict(group), "unit": unit, "per_s": round(rate.per_s, 5), "n": rate.n}
+    fields = dataclasses.asdict(group)
+    for name in ("workers", "share", "hardware"):  # a stopwatch's steps are of one whole device
+        del fields[name]
+    return {**fields, "unit": unit, "per_s": round(rate.per_s, 5), "n": rate.n}
 
 
 def _group(row: Mapping[str, Any]) -> Group:
