@@ -114,9 +114,9 @@ def test_the_table_of_a_terminal(plan: Plan, tmp_path: Path) -> None:
     assert second.split()[-6:-2] == ["10", "20", "12.35", "6,400"] or "12.3" in second
     assert summary.startswith("3 done, 2 running, 6 waiting for a teacher · ")
     assert "left" not in summary
-    progress._left = (time.monotonic(), Left(125.0))
+    progress._left = (time.monotonic() + 3600.0, Left(125.0))
     assert rendered(progress).splitlines()[-1].endswith(", about 2 min 05 s left")
-    progress._left = (time.monotonic(), Left(125.0, at_least=True))
+    progress._left = (time.monotonic() + 3600.0, Left(125.0, at_least=True))
     assert rendered(progress).splitlines()[-1].endswith(", at least 2 min 05 s left")
 
 
