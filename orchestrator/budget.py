@@ -37,6 +37,9 @@ _MARGIN = 1.5
 _ESTIMATE_MARGIN = 1.1
 """A run's seconds are known to a few per cent at best."""
 
+_SEARCH_MARGIN = 2.0
+"""A search's are not: how far a teacher must go, nobody knows before."""
+
 
 class Chance(StrEnum):
     """What a run would come to if it began now."""
@@ -123,15 +126,24 @@ class Limit:
         slow = max(self.reserve_s, min(now - self.began_s, 0.5 * self.total_s))
         return replace(self, reserve_s=slow)
 
-    def chance(self, now: float, start_up_s: float, needed_s: float | None, saves: bool) -> Chance:
+    def chance(
+        self,
+        now: float,
+        start_up_s: float,
+        needed_s: float | None,
+        saves: bool,
+        *,
+        is_search: bool = False,
+    ) -> Chance:
         """Of a run that is handed out now. start_up_s: until its first step. needed_s: from there
-        to its end; None where nothing like it was measured. saves: it can stop at a checkpoint."""
+        to its end; None where nothing like it was measured. saves: it can stop at a checkpoint.
+        is_search: needed_s is an assumption; only twice as long counts as enough for its end."""
         left_s = self.stop_at - now - start_up_s
         if left_s <= 0:
             return Chance.NONE
         if needed_s is None:
             return Chance.PROGRESSES if left_s >= self.useful_s else Chance.NONE
-        if needed_s * _ESTIMATE_MARGIN <= left_s:
+        if needed_s * (_SEARCH_MARGIN if is_search else _ESTIMATE_MARGIN) <= left_s:
             return Chance.ENDS
         enough = left_s >= max(self.useful_s, _USEFUL_SHARE * needed_s)
         return Chance.PROGRESSES if saves and enough else Chance.NONE

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from orchestrator import clock
-from orchestrator.environment import cpu_name
 from orchestrator.estimate import group_of
+from orchestrator.hardware import cpu_name
 from orchestrator.rates import EVALUATION, Group, Rate, Rates
 from orchestrator.units import Unit
 from trainers.data.images import ImageData

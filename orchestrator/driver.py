@@ -39,7 +39,7 @@ from orchestrator.stopping import forget, forget_others, watching
 from orchestrator.store import Store
 from orchestrator.timebox import Timebox
 from orchestrator.tuning import Tuning, repeating
-from orchestrator.units import Unit
+from orchestrator.units import Unit, cost_left
 from orchestrator.worth import Worth
 from trainers.spec import Runtime
 
@@ -126,7 +126,7 @@ def drive(
         use_gpu, capacity = _capacity(view, options)
         shape_of = _shapes(plan, options, view.picture, progress, use_gpu, capacity.total)
         ledger = _ledger(plan, capacity, shape_of, limit)
-        timebox = _timebox(limit, plan, store)
+        timebox = _timebox(limit, plan, _pace(store, plan, view.picture, shape_of), progress)
         conductor = Conductor(
             ledger,
             store,
@@ -165,7 +165,7 @@ def _ledger(
         plan.left,
         capacity,
         held=plan.held_tokens,
-        costs={unit.name: _cost(unit, plan) for unit in plan.left},
+        costs={unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left},
         shape_of=shape_of,
         worth=_worth(plan, limit),
     )
@@ -178,13 +178,18 @@ def _worth(plan: Plan, limit: Limit | None) -> Worth | None:
     return Worth(plan.left, plan.priorities, None if limit is None else plan.means)
 
 
-def _timebox(limit: Limit | None, plan: Plan, store: Store) -> Timebox | None:
+def _pace(store: Store, plan: Plan, picture: Picture, shape_of: Callable[[Task], Shape]) -> Pace:
+    rates = measured_rates(store, plan, picture.gpu_models, only_left=True)
+    return Pace(rates, plan.infos, shape_of)
+
+
+def _timebox(limit: Limit | None, plan: Plan, pace: Pace, progress: Progress) -> Timebox | None:
     """Now that all is ready for the first run."""
+    progress.expect(pace, plan.infos)
     if limit is None:
         return None
     limit = limit.ready(time.monotonic())
-    pace = Pace(measured_rates(store, plan), plan.infos)
-    steps = {unit.name: plan.work[unit.name].steps for unit in plan.left}
+    steps = {unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left}
     return Timebox(limit, Pacing(pace, plan.infos, steps), {unit.name: unit for unit in plan.left})
 
 
@@ -229,10 +234,6 @@ def _outcome(ledger: Ledger, interrupted: bool, spent: Timebox | None) -> Outcom
         cut_off=spent.cut_off if spent and left else {},
         asked_at=spent.asked_at if spent and left else None,
     )
-
-
-def _cost(unit: Unit, plan: Plan) -> float:
-    return min(unit.cost, float(plan.work[unit.name].steps))
 
 
 def _settings(

@@ -27,7 +27,8 @@ _START_UP_S = 0.5
 class Setting:
     """What a schedule is made for. limit: on a clock whose 0 is the command's start. opening_s:
     until the first run can begin. devices: that train at once. seconds: of a unit, None where
-    nothing like it was measured. saves: whether a unit that is cut off goes on later."""
+    nothing like it was measured. saves: whether a unit that is cut off goes on later. is_search: of
+    a unit whose end nobody knows."""
 
     limit: Limit
     opening_s: float
@@ -36,6 +37,7 @@ class Setting:
     saves: Callable[[Task], bool]
     shape_of: Callable[[Task], Shape]
     most_runs: int | None = None
+    is_search: Callable[[Task], bool] = lambda task: False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ class _Simulated:
         self.seconds = {task.name: setting.seconds(task) for task in tasks}
         self._setting = setting
         self._saves = {task.name: setting.saves(task) for task in tasks}
+        self._searches = {task.name for task in tasks if setting.is_search(task)}
         self._ledger = Ledger(
             tasks,
             Capacity(setting.devices, most_runs=setting.most_runs),
@@ -136,7 +139,9 @@ class _Simulated:
         seconds = self.seconds[name]
         if seconds is None:
             return Chance.NONE
-        return self._setting.limit.chance(self.now, _START_UP_S, seconds, self._saves[name])
+        return self._setting.limit.chance(
+            self.now, _START_UP_S, seconds, self._saves[name], is_search=name in self._searches
+        )
 
     def _hand_out(self) -> None:
         while (task := self._ledger.next(self._chance)) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from orchestrator.admission import Shape
@@ -19,7 +19,7 @@ from orchestrator.plan import Plan
 from orchestrator.rates import Rates
 from orchestrator.shapes import shape_of
 from orchestrator.sharing import Sharing, shipped_table
-from orchestrator.units import ARTEFACTS, Unit
+from orchestrator.units import ARTEFACTS, SEARCH_STEPS, Unit, cost_left
 
 __all__ = ["Expected", "expect"]
 
@@ -66,6 +66,12 @@ class Expected:
                 f"  {found.unknown:,} units have no measured pace and count as left: `--calibrate` "
                 "measures it here, `--device NAME` takes another's; a run measures it on its way"
             )
+        searches = sum(unit.kind == "teacher" for unit in self.plan.left)
+        if searches:
+            yield (
+                f"  {searches:,} teachers count as {SEARCH_STEPS:,} steps at most; nobody knows "
+                "how long they search"
+            )
         labels = {unit.name: unit.label for unit in self.plan.units}
         for name, share in list(found.cut_off.items())[:_SHOWN]:
             yield f"  would be cut off at {100 * share:.0f}% of what is left: {labels[name]}"
@@ -102,7 +108,9 @@ def expect(
     opening_s = _OPENING_S if overheads.opening_s is None else overheads.opening_s
     reserve = reserve_s(seconds, overheads.ending_s)
     limit = Limit(total_s=seconds, end_s=seconds, reserve_s=reserve)
-    pacing = Pacing(Pace(rates, plan.infos), plan.infos, _steps(plan))
+    steps = {unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left}
+    shape_of = _shapes(plan, gpus, devices)
+    pacing = Pacing(Pace(rates, plan.infos, shape_of), plan.infos, steps)
     setting = Setting(
         limit=limit,
         opening_s=opening_s,
@@ -110,7 +118,8 @@ def expect(
         most_runs=concurrency,
         seconds=lambda task: _seconds(pacing, _unit(task)),
         saves=lambda task: _unit(task).kind not in ARTEFACTS,
-        shape_of=_shapes(plan, gpus, devices),
+        is_search=lambda task: _unit(task).kind == "teacher",
+        shape_of=shape_of,
     )
     found = forecast(
         plan.left,
@@ -118,15 +127,11 @@ def expect(
         priorities=plan.priorities,
         means=plan.means,
         held=plan.held_tokens,
-        costs={unit.name: min(unit.cost, float(plan.work[unit.name].steps)) for unit in plan.left},
+        costs=steps,
         done_before=plan.done_names,
     )
     measured = overheads.ending_s is not None
     return Expected(plan, found, limit, devices=devices, opening_s=opening_s, measured=measured)
-
-
-def _steps(plan: Plan) -> Mapping[str, int]:
-    return {unit.name: plan.work[unit.name].steps for unit in plan.left}
 
 
 def _unit(task: Task) -> Unit:

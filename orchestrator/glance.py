@@ -43,20 +43,23 @@ class Going:
 
 @dataclass(frozen=True, kw_only=True)
 class Glance:
-    """counts: units by their state, in words. left_s: seconds left at the pace so far, None while
-    nothing is known of it. stopping: running trials were asked to end. is_early: nothing
-    more is begun, since runs fail alike; what runs goes on."""
+    """counts: units by their state, in words. left_s: seconds left by measured paces, None while
+    nothing is known of them; at_least: a teacher searches longer than that assumes. stopping:
+    running trials were asked to end. is_early: nothing more is begun, since runs fail alike; what
+    runs goes on."""
 
     counts: Mapping[str, int]
     going: tuple[Going, ...]
     elapsed_s: float
     left_s: float | None
     stopping: bool = False
+    at_least: bool = False
     is_early: bool = False
 
     def summary(self) -> str:
         """`stopping: … 3 done, 2 running · 12 min 03 s, about 3 h 10 min left`."""
-        left = "" if self.left_s is None else f", about {duration(self.left_s)} left"
+        about = "at least" if self.at_least else "about"
+        left = "" if self.left_s is None else f", {about} {duration(self.left_s)} left"
         state = "nothing more is begun, runs fail alike … " if self.is_early else ""
         state = "stopping: running trials save a checkpoint … " if self.stopping else state
         return f"{state}{self.tally()} · {duration(self.elapsed_s)}{left}"

@@ -129,7 +129,7 @@ class Metrics(Listener):
 
         running = sum(live.steps_trained for live in conductor.live.values()) if conductor else 0
         trained = self._steps_before + running + (conductor.steps_trained if conductor else 0)
-        left = max(0.0, conductor.ledger.cost_left - running) if conductor else 0.0
+        left = _steps_left(conductor) if conductor else 0.0
         yield CounterMetricFamily(
             "targetsweep_steps", "optimiser steps trained by this driver's runs", value=trained
         )
@@ -212,3 +212,10 @@ def exporting(port: int | None, host: str = "127.0.0.1") -> Iterator[Metrics | N
         server.shutdown()
         server.server_close()
         thread.join(_PATIENCE_S)
+
+
+def _steps_left(conductor: Conductor) -> float:
+    """A search that goes on beyond what it counts as takes nothing off the others' steps."""
+    entries = conductor.ledger.entries
+    pairs = ((live.steps_trained, entries[name].cost) for name, live in conductor.live.items())
+    return conductor.ledger.cost_left - sum(min(trained, cost) for trained, cost in pairs)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.estimate import TEACHER_STEPS, Pace, group_of
+from orchestrator.estimate import Pace, group_of
 from orchestrator.rates import Group
 from orchestrator.units import ARTEFACTS, Unit
 from trainers.data.info import DatasetInfo
@@ -26,12 +26,13 @@ _ENOUGH_S = 5.0
 
 @dataclass
 class _Seen:
-    """steps trained in so many seconds; expected_s: by the earlier pace, where there is one.
-    ended: runs that came to their end."""
+    """steps trained in so many seconds; expected_s: by the earlier pace, where there is one,
+    elsewhere_s: by another device's. ended: runs that came to their end."""
 
     steps: int = 0
     seconds: float = 0.0
     expected_s: float = 0.0
+    elsewhere_s: float = 0.0
     ended: int = 0
 
     @property
@@ -42,6 +43,7 @@ class _Seen:
         self.steps += other.steps
         self.seconds += other.seconds
         self.expected_s += other.expected_s
+        self.elsewhere_s += other.elsewhere_s
         self.ended += other.ended
 
 
@@ -53,12 +55,18 @@ class _Running:
 
 
 class Pacing:
-    """steps: what is left of each unit, by name. Clocks are the caller's, in seconds."""
+    """steps: what is left of each unit, by name (`units.cost_left`). compare: paces of another
+    device, for what kinds of runs take beside each other. Clocks are the caller's, in seconds."""
 
     def __init__(
-        self, pace: Pace, infos: Mapping[str, DatasetInfo], steps: Mapping[str, int]
+        self,
+        pace: Pace,
+        infos: Mapping[str, DatasetInfo],
+        steps: Mapping[str, float],
+        compare: Pace | None = None,
     ) -> None:
         self._pace = pace
+        self._compare = compare
         self._infos = infos
         self._steps = steps
         self._groups: dict[str, Group] = {}
@@ -68,15 +76,14 @@ class Pacing:
         self._artefact_s: dict[tuple[str, str], float] = {}
         self._known: dict[Group, _Seen] | None = None
 
-    def seconds(self, unit: Unit) -> float | None:
-        """From the unit's first step to its end; None where nothing like it was measured. Files
+    def seconds(self, unit: Unit, steps: float | None = None) -> float | None:
+        """Of so many of the unit's steps, else of all that are left of it, from the first to its
+        end; None where nothing like it was measured. Files
         that others learn from take as long as the slowest so far of their kind and data set; before
         one was seen, as long as training on all images, which is more than evaluating them."""
         if unit.kind in ARTEFACTS:
             return self._artefact_s.get(_artefact(unit), self._pass_s(unit))
-        steps = self._steps[unit.name]
-        if unit.kind == "teacher":
-            steps = min(steps, TEACHER_STEPS)
+        steps = self._steps[unit.name] if steps is None else steps
         group = self._group(unit)
         known = self._seen()
         own = known.get(group)
@@ -87,7 +94,9 @@ class Pacing:
             return earlier * _correction(known.values())
         siblings = [seen for other, seen in known.items() if _family(other) == _family(group)]
         trained = sum(seen.steps for seen in siblings)
-        return steps * sum(seen.seconds for seen in siblings) / trained if trained else None
+        if trained:
+            return steps * sum(seen.seconds for seen in siblings) / trained
+        return self._compared_s(unit, steps)
 
     # -- what trials say ---------------------------------------------------------------------
 
@@ -103,6 +112,8 @@ class Pacing:
         seen.steps = max(seen.steps, step - running.first_step + 1)
         seen.seconds = now - running.since
         seen.expected_s = self._pace.seconds(unit, seen.steps) or 0.0
+        if self._compare is not None:
+            seen.elsewhere_s = self._compare.seconds(unit, seen.steps) or 0.0
         self._known = None
 
     def ended(self, name: str, now: float, *, well: bool) -> None:
@@ -123,6 +134,17 @@ class Pacing:
         self._known = None
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _compared_s(self, unit: Unit, steps: float) -> float | None:
+        """What another device would take, times what runs of this command take of it."""
+        if self._compare is None or not self._seen():
+            return None
+        theirs = self._compare.seconds(unit, steps)
+        both = [(seen.seconds, seen.elsewhere_s) for seen in self._seen().values()]
+        expected = sum(other for _, other in both if other)
+        if theirs is None or not expected:
+            return None
+        return theirs * sum(own for own, other in both if other) / expected
 
     def _pass_s(self, unit: Unit) -> float | None:
         """Of training on every image once, at the slowest pace seen; None before one was."""

@@ -38,8 +38,8 @@ class Planning:
         self.damaged: list[DamagedFileError] = []
         inventory = partial(read_inventory, store, damaged=self.damaged)
         self.plan = store_plan(sweeps, infos, inventory)
-        self.rates = measured_rates(store, self.plan)
         self._gpus = local_gpus()
+        self.rates = measured_rates(store, self.plan, self._gpus)
         self._expected: Expected | None = None
 
     def calibrate(self, console: Console, name: str | None) -> None:
@@ -54,7 +54,7 @@ class Planning:
             console.print(f"rates: {path} of {self._store.uri}", soft_wrap=True, highlight=False)
 
     def take_rates(self, name: str) -> None:
-        """Rates of another device alone: what this store measured was on this one."""
+        """Rates of another device alone, without what was measured on this one or a third."""
         self.rates = load_rates(self._store, name)
         self._gpus = (self.rates.about.get("device", name),)
 

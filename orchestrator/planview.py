@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.estimate import TEACHER_STEPS, Estimate, Pace
+from orchestrator.estimate import Estimate, Pace
 from orchestrator.glance import duration
 from orchestrator.labels import backbone_name
 from orchestrator.plan import Plan
 from orchestrator.rates import Group, Rates
 from orchestrator.sharing import Choice
 from orchestrator.sweeprows import sweep_rows, total_of
-from orchestrator.units import ARTEFACTS
+from orchestrator.units import ARTEFACTS, SEARCH_STEPS, cost_left
 
 __all__ = ["show_plan"]
 
@@ -38,7 +38,7 @@ def show_plan(
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column()
-    left = pace.total((unit, plan.work[unit.name].steps) for unit in plan.left)
+    left = pace.total((unit, cost_left(unit, plan.work[unit.name])) for unit in plan.left)
     for name, value, remark in (*_rows(plan, left, num_bytes), *_sharing_rows(sharing)):
         table.add_row(name, value, remark)
     console.print(table)
@@ -110,9 +110,21 @@ def _pace_remarks(rates: Rates, pace: Pace) -> Iterator[str]:
     slow = [f"{_model(group)}" for group in rates.left_out]
     if slow:
         yield f"too slow or too large to measure here: {', '.join(dict.fromkeys(slow))}"
+    lent: dict[str, list[str]] = {}
+    for asked, lender in pace.borrowed.items():
+        lent.setdefault(_lender(asked, lender), []).append(_model(asked))
+    for how, models in lent.items():
+        yield f"{how}: {', '.join(dict.fromkeys(models))}"
     unknown = list(dict.fromkeys(_model(group) for group in pace.unknown))
     if unknown and (about or rates.runs):
         yield f"no measured pace, not in the hours: {', '.join(unknown)}"
+
+
+def _lender(asked: Group, lender: Group) -> str:
+    """What runs lent their pace, where none like those asked were measured here."""
+    if lender.hardware:
+        return f"not measured here, hours of {lender.hardware}"
+    return f"not measured on {asked.workers} workers, device time as on {lender.workers}"
 
 
 def _model(group: Group) -> str:
@@ -149,8 +161,8 @@ def _time_row(time: Estimate) -> tuple[str, str, str]:
     if not time.seconds:
         how = "`plan --calibrate` measures it here, `--device NAME` takes another's"
         return ("device time", "?", f"nothing measured yet: {how}")
-    remark = f"{duration(time.seconds)} of what is left, one run after the other, at the measured "
-    remark += f"pace; a teacher counts as {TEACHER_STEPS:,} steps"
+    remark = f"{duration(time.seconds)} of one device for what is left, at the measured "
+    remark += f"pace; a teacher counts as {SEARCH_STEPS:,} steps"
     if time.unknown:
         remark += f"; {time.unknown:,} runs without a pace are not in it"
     hours = time.seconds / 3600

@@ -19,7 +19,10 @@ from orchestrator.errors import StoreError, UserError
 from orchestrator.store import Store
 from trainers.spec import Backbone
 
-__all__ = ["EVALUATION", "Group", "Rate", "Rates", "load_rates", "rates_path", "save_rates"]
+__all__ = [
+    "EVALUATION", "Group", "Rate", "Rates", "load_rates", "rates_path", "save_rates",
+    "shipped_rates",
+]  # fmt: skip
 
 EVALUATION = "evaluation"
 """What stands for the strategy where images/s are meant, of a model in evaluation mode."""
@@ -28,7 +31,8 @@ EVALUATION = "evaluation"
 @dataclass(frozen=True)
 class Group:
     """Runs that take about equally long a step. strategy: A, B, C, teacher, probe, or evaluation.
-    image_size: pixels; None where the data set is unknown."""
+    image_size: pixels; None where the data set is unknown. workers, share: how many, and what each
+    had of a device. hardware: empty of what trains here, or of the device that all rates are of."""
 
     dataset: str
     backbone: Backbone
@@ -36,6 +40,18 @@ class Group:
     strategy: str
     image_size: int | None = None
     precision: str = "fp32"
+    workers: int = 1
+    share: float = 1.0
+    hardware: str = ""
+
+    @property
+    def kind(self) -> Group:
+        """The same on one whole device of those here."""
+        return dataclasses.replace(self, workers=1, share=1.0, hardware="")
+
+    @property
+    def devices(self) -> float:
+        return self.workers * self.share
 
 
 @dataclass(frozen=True)
@@ -48,9 +64,9 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """steps: by a stopwatch around single steps, evaluation apart. runs: steps/s of whole runs,
-    evaluation included. left_out: groups that were too slow to measure, or too large. about:
-    device, versions, date, for people."""
+    """steps: by a stopwatch around single steps of one worker that has a whole device, evaluation
+    apart. runs: steps/s of whole runs, evaluation included. left_out: groups that were too slow to
+    measure, or too large. about: device, versions, date, for people."""
 
     steps: Mapping[Group, Rate] = field(default_factory=dict)
     runs: Mapping[Group, float] = field(default_factory=dict)
@@ -74,15 +90,32 @@ def rates_path(name: str) -> str:
 def load_rates(store: Store, name: str) -> Rates:
     """The rates called `name`: the store's, else those that came with the package. Raises UserError
     when there are none, or when they cannot be read."""
-    shipped = resources.files("sweeps").joinpath("rates", f"{paths.safe_name(name)}.json")
     data: Any = store.read_json(rates_path(name))
-    if data is None and shipped.is_file():
-        data = json.loads(shipped.read_text(encoding="utf-8"))
+    data = _shipped(name) if data is None else data
     if data is None:
         raise UserError(
             f"no device is called {name!r} (there are {', '.join(_names(store)) or 'none'})",
             f"measure it on the device: `targetsweep plan … --calibrate --save-rates {name}`",
         )
+    return _parsed(name, data)
+
+
+def shipped_rates() -> Rates:
+    """Those that came with the package: of one device, and so good to compare kinds of runs that
+    nobody measured on another."""
+    return _parsed(_COMPARED, _shipped(_COMPARED))
+
+
+_COMPARED = "xeon-2-cores"
+
+
+def _shipped(name: str) -> Any:
+    """None where nothing of this name came with the package."""
+    file = resources.files("sweeps").joinpath("rates", f"{paths.safe_name(name)}.json")
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _parsed(name: str, data: Any) -> Rates:
     try:
         about = {key: str(value) for key, value in data["about"].items()}
         steps = {_group(row): Rate(float(row["per_s"]), int(row["n"])) for row in data["rates"]}
@@ -108,7 +141,10 @@ def _names(store: Store) -> list[str]:
 
 def _row(group: Group, rate: Rate) -> dict[str, Any]:
     unit = "images" if group.strategy == EVALUATION else "steps"
-    return {**dataclasses.asdict(group), "unit": unit, "per_s": round(rate.per_s, 5), "n": rate.n}
+    fields = dataclasses.asdict(group)
+    for name in ("workers", "share", "hardware"):  # a stopwatch's steps are of one whole device
+        del fields[name]
+    return {**fields, "unit": unit, "per_s": round(rate.per_s, 5), "n": rate.n}
 
 
 def _group(row: Mapping[str, Any]) -> Group:

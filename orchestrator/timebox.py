@@ -38,7 +38,8 @@ class Timebox:
         def chance(name: str) -> Chance:
             unit = self._units[name]
             needed_s = self._pacing.seconds(unit)
-            return self.limit.chance(now, start_up_s, needed_s, unit.kind not in ARTEFACTS)
+            saves, is_search = unit.kind not in ARTEFACTS, unit.kind == "teacher"
+            return self.limit.chance(now, start_up_s, needed_s, saves, is_search=is_search)
 
         return chance
 

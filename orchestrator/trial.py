@@ -183,7 +183,10 @@ def _all_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
     from trainers.spec import Runtime
 
     store, world = Store(config["store"]), World.current()
-    runtime = config["runtime"] | {"decode_threads": _decode_threads(config)}
+    runtime = config["runtime"] | {
+        "decode_threads": _decode_threads(config),
+        "share": config["devices_per_worker"],
+    }
     if config["use_gpu"]:
         runtime["device"] = f"cuda:{torch.cuda.current_device()}"
     _check_seen(store, config.get("driver", ""))

@@ -13,12 +13,14 @@ __all__ = [
     "ARTEFACTS",
     "KINDS",
     "RANKS",
+    "SEARCH_STEPS",
     "Action",
     "Held",
     "HeldSnapshot",
     "Kind",
     "Unit",
     "Work",
+    "cost_left",
     "provider",
     "rank_of",
     "snapshot_token",
@@ -57,8 +59,9 @@ def provider(token: str) -> str:
     return token.partition("/")[0]
 
 
-_TYPICAL_SEARCH = 10_000
-"""An estimate: CIFAR-10's teachers pass 90% after some 25 epochs of 390 steps."""
+SEARCH_STEPS = 10_000
+"""What a teacher counts as, everywhere: its search ends when it ends, rarely near its limit. An
+estimate: CIFAR-10's teachers pass 90% after some 25 epochs of 390 steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,11 +110,11 @@ class Unit:
 
     @property
     def cost(self) -> float:
-        """An estimate of its length in steps. A teacher's search rarely comes near its limit."""
+        """An estimate of its length in steps; a teacher counts as `SEARCH_STEPS` at most."""
         if self.kind in ARTEFACTS:
             return 1.0
         horizon = self.request.horizon
-        return float(min(horizon, _TYPICAL_SEARCH) if self.kind == "teacher" else horizon)
+        return float(min(horizon, SEARCH_STEPS) if self.kind == "teacher" else horizon)
 
     def snapshot_token(self, preset: float) -> str:
         return snapshot_token(self.name, preset)
@@ -186,3 +189,13 @@ class Work:
     @property
     def is_left(self) -> bool:
         return self.action in ("new", "resume", "extend", "replay")
+
+
+def cost_left(unit: Unit, work: Work) -> float:
+    """An estimate of the steps that are left of a unit. A search that goes on from a later step has
+    the rest of `SEARCH_STEPS`, but half of them at least: where it is near them or beyond, nobody
+    knows how much longer it takes."""
+    left = unit.cost
+    if unit.kind == "teacher":
+        left = max(SEARCH_STEPS - work.from_step, SEARCH_STEPS / 2)
+    return min(left, float(work.steps))

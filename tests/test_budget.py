@@ -170,6 +170,22 @@ def test_what_may_begin(now: float, needed_s: float | None, saves: bool, chance:
     assert HOUR.chance(now, 10, needed_s, saves) is chance
 
 
+@pytest.mark.parametrize(
+    ("now", "needed_s", "chance"),
+    [
+        (0, 1700, Chance.ENDS),
+        (0, 3000, Chance.PROGRESSES),  # a student's end, by the same seconds
+        (3400, 50, Chance.PROGRESSES),
+        (3440, 30, Chance.NONE),  # not a minute, and perhaps it takes an hour
+        (0, None, Chance.PROGRESSES),
+    ],
+)
+def test_a_search_ends_only_where_there_is_time_for_twice_as_much(
+    now: float, needed_s: float | None, chance: Chance
+) -> None:
+    assert HOUR.chance(now, 10, needed_s, True, is_search=True) is chance
+
+
 def test_in_a_short_budget_a_quarter_of_its_training_is_worth_a_start() -> None:
     short = Limit(total_s=60, end_s=60, reserve_s=20)
     assert short.useful_s == 10

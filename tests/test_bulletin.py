@@ -19,6 +19,7 @@ from orchestrator.lease import Lease, holder
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.store import Store
+from orchestrator.timeleft import Left
 from tests.driving import conductor_of, tiny_plan
 from tests.test_conductor import begin, tell
 
@@ -125,9 +126,8 @@ def test_a_log_has_a_line_now_and_then(plan: Plan, store: Store, terminal: bool)
     desk = Desk(plan, store, terminal=terminal)
     desk.open()
     before = len(desk.lines())
-    assert desk.progress.eta_s() is None
-    assert desk.progress._pace_from is not None
-    desk.progress._pace_from = (desk.progress._pace_from[0] - 60.0, 1)
+    assert desk.progress.left() is None
+    desk.progress._left = (time.monotonic() + 3600.0, Left(125.0))
     for _ in range(13):  # eleven minutes and more
         desk.clock.now += 55
         desk.bulletin.look()

@@ -28,6 +28,7 @@ def forecast_of(
     devices: float = 1.0,
     seconds: Callable[[Task], float | None] = lambda task: task.cost,
     means: dict[str, set[str]] | None = None,
+    is_search: Callable[[Task], bool] = lambda task: False,
     **options: object,
 ) -> Forecast:
     setting = Setting(
@@ -37,6 +38,7 @@ def forecast_of(
         seconds=seconds,
         saves=lambda task: not task.name.startswith("targets"),
         shape_of=lambda task: Shape(),
+        is_search=is_search,
     )
     every = means if means is not None else {task.name: {task.name} for task in tasks}
     return forecast(tasks, setting, priorities={}, means=every, **options)  # type: ignore[arg-type]
@@ -108,7 +110,15 @@ def test_a_plan_in_words(tmp_path: Path) -> None:
     whole = expect(plan, rates, measured, 3600.0, gpus=("a GPU",)).forecast
     assert set(whole.done) == {unit.name for unit in plan.left}
     assert whole.means.complete == whole.means.total == len(plan.means)
+    assert "1 teachers count as 10,000 steps at most" in text
     assert found.to_json()["seconds"] == 100
+
+
+def test_a_search_with_time_for_its_steps_alone_is_begun_last() -> None:
+    tasks = [Fake("teacher", cost=60), Fake("student", cost=50)]
+    found = forecast_of(*tasks, total_s=140, is_search=lambda task: task.name == "teacher")
+    assert found.done[0] == "student"
+    assert forecast_of(*tasks, total_s=140).done[0] == "teacher"
 
 
 def test_a_plan_without_a_pace_says_how_to_get_one(tmp_path: Path) -> None:

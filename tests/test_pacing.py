@@ -12,7 +12,8 @@ from orchestrator.pacing import Pacing
 from orchestrator.plan import Plan
 from orchestrator.rates import Rates
 from orchestrator.timebox import Timebox
-from tests.driving import tiny_plan, unit_of
+from orchestrator.units import Work, cost_left
+from tests.driving import GRID, TINY, tiny_plan, unit_of
 from trainers.data.catalogue import OFFICIAL
 
 
@@ -29,7 +30,7 @@ def pacing_of(plan: Plan, **steps_per_s: float) -> Pacing:
             group: steps_per_s[group.strategy] for group in groups if group.strategy in steps_per_s
         }
     )
-    steps = {unit.name: plan.work[unit.name].steps for unit in plan.left}
+    steps = {unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left}
     return Pacing(Pace(rates, OFFICIAL), OFFICIAL, steps)
 
 
@@ -114,6 +115,14 @@ def test_what_may_begin_changes_with_what_trials_say(plan: Plan) -> None:
     assert box.admit(50.0)(b.name) is Chance.NONE  # 4 s a step, not 1
 
 
+def test_a_teacher_that_may_search_on_does_not_count_as_one_that_ends(plan: Plan) -> None:
+    (teacher,), a = plan.of_kind("teacher"), unit_of(plan, "A")
+    assert teacher.request.horizon == 300
+    box = timebox_of(plan, 1000.0, A=0.05, teacher=0.5)
+    assert box.admit(0.0)(a.name) is Chance.ENDS  # 400 s
+    assert box.admit(0.0)(teacher.name) is Chance.PROGRESSES  # 600 s
+
+
 def test_the_steps_at_which_runs_were_saved_are_known(plan: Plan) -> None:
     box, a, b = timebox_of(plan, 100.0), unit_of(plan, "A"), unit_of(plan, "B t20")
     for unit in (a, b):
@@ -126,3 +135,27 @@ def test_the_steps_at_which_runs_were_saved_are_known(plan: Plan) -> None:
     box.ended(a.name, 12, 81.0, reason="stopped")
     box.ended(b.name, 20, 81.0, reason="done")
     assert box.cut_off == {a.name: 12}
+
+
+# -- what a search counts as -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("from_step", "steps"),
+    [(0, 10_000), (4_000, 6_000), (9_999, 5_000), (30_000, 5_000), (99_000, 1_000)],
+)
+def test_a_search_that_goes_on_has_the_rest_but_half_at_least(
+    tmp_path: Path, from_step: int, steps: float
+) -> None:
+    plan = tiny_plan(tmp_path, text=TINY.replace("300", "100000") + GRID)
+    (teacher,) = plan.of_kind("teacher")
+    work = Work(action="resume", from_step=from_step, steps=100_000 - from_step)
+    assert cost_left(teacher, work) == steps
+
+
+def test_a_plan_and_a_run_count_a_teacher_alike(tmp_path: Path) -> None:
+    """The plan's hours once had a thousand steps where the time left had ten thousand."""
+    plan = tiny_plan(tmp_path, text=TINY.replace("300", "100000") + GRID)
+    (teacher,) = plan.of_kind("teacher")
+    rates = Rates(runs={group_of(teacher, OFFICIAL): 1.0})
+    assert Pace(rates, OFFICIAL).seconds(teacher, 100_000) == teacher.cost == 10_000

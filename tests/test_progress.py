@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from orchestrator.glance import duration
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.store import Store
+from orchestrator.timeleft import Left
 from tests.driving import conductor_of, tiny_plan
 from tests.test_conductor import begin, break_with, finish, tell
 
@@ -112,9 +114,10 @@ def test_the_table_of_a_terminal(plan: Plan, tmp_path: Path) -> None:
     assert second.split()[-6:-2] == ["10", "20", "12.35", "6,400"] or "12.3" in second
     assert summary.startswith("3 done, 2 running, 6 waiting for a teacher · ")
     assert "left" not in summary
-    assert progress._pace_from is not None
-    progress._pace_from = (progress._pace_from[0] - 60.0, 1)
-    assert ", about " in rendered(progress).splitlines()[-1]
+    progress._left = (time.monotonic() + 3600.0, Left(125.0))
+    assert rendered(progress).splitlines()[-1].endswith(", about 2 min 05 s left")
+    progress._left = (time.monotonic() + 3600.0, Left(125.0, at_least=True))
+    assert rendered(progress).splitlines()[-1].endswith(", at least 2 min 05 s left")
 
 
 def test_a_terminal_is_left_as_it_was(plan: Plan, tmp_path: Path) -> None:
@@ -134,24 +137,6 @@ def test_stopping_is_said(plan: Plan, tmp_path: Path) -> None:
     watched(plan, tmp_path, progress)
     progress.stopping = True
     assert "stopping: running trials save a checkpoint" in rendered(progress)
-
-
-def test_time_left_follows_the_steps(plan: Plan, tmp_path: Path) -> None:
-    """Since the first one: starting, compiling and the first seconds say nothing of the rest."""
-    progress, _ = screen(terminal=True)
-    conductor = watched(plan, tmp_path, progress)
-    assert progress.eta_s() is None
-    teacher = begin(conductor)
-    tell(conductor, teacher, "started", first_step=1)
-    tell(conductor, teacher, "evaluation", step=3, top1=1.0)
-    assert progress.eta_s() is None
-    assert progress._pace_from is not None
-    progress._pace_from = (progress._pace_from[0] - 100.0, 3)
-    tell(conductor, teacher, "evaluation", step=53, top1=1.0)
-    whole = sum(entry.cost for entry in conductor.ledger.entries.values())
-    assert progress.eta_s() == pytest.approx((whole - 53) * 100 / 50, rel=0.01)
-    tell(conductor, teacher, "evaluation", step=103, top1=1.0)
-    assert progress.eta_s() == pytest.approx((whole - 103) * 100 / 100, rel=0.01)
 
 
 def test_more_running_trials_than_rows(tmp_path: Path) -> None:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from importlib import resources
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from orchestrator import calibration, cli
+from dashboards.seals import seal_parquet
+from orchestrator import calibration, cli, paths
+from orchestrator.admission import Shape
 from orchestrator.calibration import calibrate
+from orchestrator.environment import environment
 from orchestrator.errors import StoreError, UserError
-from orchestrator.estimate import ADAPTIVE_IMAGES, TEACHER_STEPS, Pace, group_of
+from orchestrator.estimate import ADAPTIVE_IMAGES, Pace, group_of, measured_rates
 from orchestrator.plan import Plan, make_plan
+from orchestrator.planview import _pace_remarks
 from orchestrator.rates import EVALUATION, Group, Rate, Rates, load_rates, rates_path, save_rates
 from orchestrator.store import Store
-from orchestrator.units import Unit
+from orchestrator.units import SEARCH_STEPS, Unit, Work
 from tests.driving import GRID, TINY, tiny_plan
 from tests.sweep_files import sweep_of, write
 from trainers.data.catalogue import OFFICIAL
@@ -136,7 +143,7 @@ def test_a_teachers_validations_are_added(plan: Plan) -> None:
         steps={of(strategy="teacher"): Rate(10.0, 1), of(strategy=EVALUATION): Rate(1e4, 1)}
     )
     assert teacher.request.validate_every == 2
-    expected = TEACHER_STEPS / 10 + TEACHER_STEPS / 2
+    expected = SEARCH_STEPS / 10 + SEARCH_STEPS / 2
     assert Pace(rates, OFFICIAL).seconds(teacher, 100_000) == pytest.approx(expected)
 
 
@@ -148,7 +155,7 @@ def test_screened_validations_are_cheaper(plan: Plan, screen: Screening, images:
     rates = Rates(
         steps={of(strategy="teacher"): Rate(10.0, 1), of(strategy=EVALUATION): Rate(1e4, 1)}
     )
-    expected = TEACHER_STEPS / 10 + TEACHER_STEPS / 2 * images / 1e4
+    expected = SEARCH_STEPS / 10 + SEARCH_STEPS / 2 * images / 1e4
     assert Pace(rates, OFFICIAL).seconds(asked, 100_000) == pytest.approx(expected)
 
 
@@ -177,6 +184,120 @@ def test_nothing_else_does(plan: Plan, change: dict[str, object]) -> None:
 def test_the_group_of_a_run(plan: Plan) -> None:
     assert group_of(the(plan, "student"), OFFICIAL) == of(strategy="B")
     assert group_of(the(plan, "teacher"), OFFICIAL) == of(strategy="teacher")
+
+
+# -- on several devices, on a part of one, and elsewhere -------------------------------------------
+
+
+def eight(plan: Plan) -> Unit:
+    return dataclasses.replace(the(plan, "student"), workers=8)
+
+
+def test_device_time_is_wall_time_of_all_devices(plan: Plan) -> None:
+    """Eight GPUs for ten seconds are eighty of one; the run is over after ten."""
+    pace = Pace(Rates(runs={of(strategy="B", workers=8): 400.0}), OFFICIAL)
+    unit = eight(plan)
+    assert pace.seconds(unit, 4000) == pytest.approx(10)
+    assert pace.total([(unit, 4000)]).seconds == pytest.approx(80)
+    assert pace.borrowed == {}
+
+
+def test_runs_that_shared_a_gpu_count_their_part_of_it(plan: Plan) -> None:
+    pace = Pace(Rates(runs={of(strategy="B", share=0.25): 4.0}), OFFICIAL)
+    assert pace.total([(the(plan, "student"), 4000)]).seconds == pytest.approx(250)
+    shared = Pace(
+        Rates(runs={of(strategy="B", share=0.25): 4.0}),
+        OFFICIAL,
+        lambda unit: Shape(devices_per_worker=0.25),
+    )
+    assert shared.seconds(the(plan, "student"), 4000) == pytest.approx(1000)
+
+
+def test_a_stopwatchs_steps_are_of_one_device(plan: Plan) -> None:
+    pace = Pace(Rates(steps={of(strategy="B"): Rate(10.0, 1)}), OFFICIAL)
+    assert pace.total([(eight(plan), 4000)]).seconds == pytest.approx(400)
+    assert pace.seconds(eight(plan), 4000) == pytest.approx(50)
+
+
+def test_the_same_number_of_workers_goes_first_and_another_is_said(plan: Plan) -> None:
+    one, two = of(strategy="B"), of(strategy="B", workers=2)
+    pace = Pace(Rates(runs={one: 10.0, two: 16.0}), OFFICIAL)
+    assert pace.total([(the(plan, "student"), 4000)]).seconds == pytest.approx(400)
+    pace = Pace(Rates(runs={one: 10.0}), OFFICIAL)
+    assert pace.seconds(eight(plan), 4000) == pytest.approx(50)
+    assert list(pace.borrowed.items()) == [(of(strategy="B", workers=8), one)]
+    assert "not measured on 8 workers, device time as on 1: " in shown(pace)
+
+
+def test_other_hardware_lends_only_where_nothing_is_measured_here(plan: Plan) -> None:
+    here, there = of(strategy="B"), of(strategy="B", hardware="NVIDIA H100")
+    student = the(plan, "student")
+    assert Pace(Rates(runs={there: 100.0, here: 10.0}), OFFICIAL).seconds(student, 4000) == 400
+    steps = {of(strategy="B"): Rate(20.0, 1)}
+    pace = Pace(Rates(steps=steps, runs={there: 100.0}), OFFICIAL)
+    assert (pace.seconds(student, 4000), pace.borrowed) == (200, {})
+    pace = Pace(Rates(runs={there: 100.0}), OFFICIAL)
+    assert pace.seconds(student, 4000) == 40
+    assert "not measured here, hours of NVIDIA H100: cifar10 32px resnet18-w64" in shown(pace)
+    assert pace.seconds(the(plan, "teacher"), 4000) == 40  # a sibling's
+
+
+def shown(pace: Pace) -> str:
+    return "\n".join(_pace_remarks(Rates(), pace))
+
+
+HERE, THERE = "Some CPU @ 2.0GHz", "NVIDIA H100 80GB HBM3"
+
+
+def test_what_a_bundle_brought_from_elsewhere_was_not_measured_here(tmp_path: Path) -> None:
+    """Old results, without a share, among them."""
+    store = Store(tmp_path / "store")
+    plan = tiny_plan(tmp_path, text=f"{BARE}grids: [{{axes: {{strategy: [A], seed: {SEEDS}}}}}]\n")
+    students = plan.of_kind("student")
+    plan = dataclasses.replace(plan, work={unit.name: Work(action="done") for unit in students})
+    executed: list[dict[str, object]] = [
+        {"hardware": HERE, "workers": 1},
+        {"hardware": HERE, "workers": 2, "share": None},
+        {"hardware": THERE, "workers": 1, "share": 0.25},
+        {"hardware": THERE},
+        {},
+    ]
+    for unit, its, wall_s in zip(students, executed, (10, 5, 2, 1, 4), strict=True):
+        store.write_json(paths.result(unit.name), {"environment": its})
+        table = pa.table({"step": [10, 20], "wall_time_s": [wall_s / 2, float(wall_s)]})
+        file = io.BytesIO()
+        pq.write_table(table, file)
+        store.write_bytes(paths.metrics(unit.name), seal_parquet(file.getvalue()))
+    kind = group_of(students[0], OFFICIAL)
+    found = measured_rates(store, plan, {HERE}).runs
+    assert found == {
+        kind: 2.0,
+        dataclasses.replace(kind, workers=2): 4.0,
+        dataclasses.replace(kind, share=0.25, hardware=THERE): 10.0,
+        dataclasses.replace(kind, hardware=THERE): 20.0,
+        dataclasses.replace(kind, hardware="not recorded"): 5.0,
+    }
+    assert kind not in measured_rates(store, plan, {"Another CPU"}).runs
+    assert dataclasses.replace(kind, share=0.25) in measured_rates(store, plan, {"H100"}).runs
+    assert measured_rates(store, plan, {HERE}, only_left=True).runs == {}
+
+
+SEEDS = [0, 1, 2, 3, 4]
+BARE = TINY.replace("  teacher: {max_steps: 300}\n", "")
+
+
+def test_a_result_says_what_its_workers_had_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: THERE)
+    assert environment(Runtime(device="cuda:0", share=0.25), "fp32")["share"] == 0.25
+    assert environment(Runtime(), "fp32")["share"] is None
+
+
+def test_kept_rates_name_no_workers(tmp_path: Path) -> None:
+    """An earlier version reads them too."""
+    store = Store(tmp_path)
+    save_rates(store, "x", Rates(steps={GROUP: Rate(1.0, 1)}))
+    (row,) = (store.read_json(rates_path("x")) or {})["rates"]
+    assert not {"workers", "share", "hardware"} & row.keys()
 
 
 # -- measured --------------------------------------------------------------------------------------

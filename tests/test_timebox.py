@@ -29,7 +29,7 @@ from orchestrator.retry import Cause, Failure
 from orchestrator.stopping import ask_to_stop, watching
 from orchestrator.store import Store
 from orchestrator.timebox import Timebox
-from orchestrator.units import Unit
+from orchestrator.units import Unit, cost_left
 from orchestrator.worth import Worth
 from tests.conducting import Ear, tell
 from tests.driving import SETTINGS, TINY, Clock, tiny_plan
@@ -47,7 +47,7 @@ class Box:
     def __init__(self, plan: Plan, store: Store, total_s: float) -> None:
         self.plan, self.store, self.clock, self.ear = plan, store, Clock(), Ear()
         self.limit = Limit(total_s=total_s, end_s=total_s)
-        steps = {unit.name: plan.work[unit.name].steps for unit in plan.left}
+        steps = {unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left}
         pacing = Pacing(Pace(Rates(), OFFICIAL), OFFICIAL, steps)
         self.units = {unit.name: unit for unit in plan.left}
         self.timebox = Timebox(self.limit, pacing, self.units)

@@ -358,6 +358,7 @@ class Runtime:
     checkpoint_every_s: seconds between resumable checkpoints.
     decode_threads: threads that decode a run's pictures, where these stay encoded; None takes the
     cores of the process, shared among the workers of its node.
+    share: of a GPU, that each worker has: others train on the rest. It is recorded, no more.
     """
 
     device: str = "cpu"
@@ -366,3 +367,4 @@ class Runtime:
     cuda_graphs: bool = True
     checkpoint_every_s: float = 60.0
     decode_threads: int | None = None
+    share: float = 1.0
