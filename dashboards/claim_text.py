@@ -32,6 +32,7 @@ __all__ = [
     "effect_text",
     "estimate_text",
     "label_text",
+    "one_teacher_note",
     "p_text",
     "refuting",
     "summary",
@@ -40,11 +41,12 @@ __all__ = [
 CLAIM_COLUMNS = (
     "claim", "verdict", "test", "kind", "sweep", "contrast", "result", "opposite", "estimate",
     "ci_low", "ci_high", "unit", "effect", "effect_name", "n", "p_for", "p_against", "cells",
-    "cells_needed", "problem",
+    "cells_needed", "one_teacher_a_side", "problem",
 )  # fmt: skip
 
 
 _MIXED = "more than one teacher snapshot"
+_ONE_TEACHER = "one teacher a side"
 
 
 def asks(test: ClaimTest) -> str:
@@ -148,8 +150,22 @@ def effect_text(evidence: Evidence) -> str:
 
 
 def label_text(finding: Finding) -> str:
-    """Which contrast it is, and whether more than one teacher snapshot stands behind it."""
-    return ", ".join(filter(None, [finding.label, _MIXED if finding.is_mixed else ""]))
+    """Which contrast it is, and whether more than one teacher snapshot stands behind it, or one
+    each behind sides that differ in it."""
+    marks = [_MIXED] * finding.is_mixed + [_ONE_TEACHER] * finding.one_teacher_a_side
+    return ", ".join(filter(None, [finding.label, *marks]))
+
+
+def one_teacher_note(judgements: Iterable[Judgement]) -> str:
+    """What the mark means, as one sentence; empty where no contrast has it."""
+    findings = [finding for judgement in judgements for finding in judgement.findings]
+    if not any(finding.one_teacher_a_side for finding in findings):
+        return ""
+    return (
+        f"“{_ONE_TEACHER}”: the sides, or a curve's positions, rest on different teachers, on one "
+        "snapshot each (strategy A on none); p is over student seeds under these very teachers, "
+        "and says nothing about other teachers of the kind."
+    )
 
 
 def p_text(finding: Finding) -> str:
@@ -205,18 +221,23 @@ def _record(
         "sweep": result.sweep,
         "contrast": finding.label,
         "result": finding.result,
-        "opposite": "yes" if finding.is_opposite else "no",
+        "opposite": _yes(finding.is_opposite),
         "p_for": finding.p_for,
         "p_against": finding.p_against,
         "cells": sum(cell.is_ready for cell in finding.cells),
         "cells_needed": len(finding.cells),
+        "one_teacher_a_side": _yes(finding.one_teacher_a_side) if evidence else None,
         "problem": finding.problem or (_MIXED if finding.is_mixed else None),
     }
 
 
+def _yes(answer: bool) -> str:
+    return "yes" if answer else "no"
+
+
 def claims_markdown(judgements: Sequence[Judgement], level: int = 2) -> str:
     """A heading, the statement, the verdict and its contrasts, claim by claim."""
-    parts = [f"{'#' * level} Claims"]
+    parts = [f"{'#' * level} Claims", *filter(None, [one_teacher_note(judgements)])]
     for judgement in judgements:
         item = judgement.item
         departure = f" ({judgement.departure})" if judgement.departure else ""

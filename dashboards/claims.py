@@ -56,7 +56,10 @@ class Finding:
     """One contrast. label: the values of `each`. cells: all it needs that the sweep plans; problem:
     why there are none, or fewer. p_for, p_against: Holm-adjusted over the claim; None: missing.
     is_mixed: a cell rests on several teacher snapshots, or two sides on different ones where they
-    should share one. is_one: False where it stands for contrasts whose number nobody knows yet."""
+    should share one. one_teacher_a_side: its cells rest on different teachers, on one snapshot each
+    (strategy A on none), so that its p knows nothing of how teachers of one kind differ
+    (`_one_teacher_a_side`). is_one: False where it stands for contrasts whose number nobody
+    knows yet."""
 
     label: str
     cells: tuple[ClaimCell, ...] = ()
@@ -66,6 +69,7 @@ class Finding:
     p_against: float | None = None
     result: Result = "missing"
     is_mixed: bool = False
+    one_teacher_a_side: bool = False
     is_one: bool = True
 
     @property
@@ -199,7 +203,13 @@ class _Court:
         except CellError as error:
             return Finding(label=label, cells=needed, problem=str(error))
         mixed = any(_is_mixed(row) for row in rows)
-        return Finding(label=label, cells=needed, evidence=evidence, is_mixed=mixed)
+        return Finding(
+            label=label,
+            cells=needed,
+            evidence=evidence,
+            is_mixed=mixed,
+            one_teacher_a_side=not mixed and _one_teacher_a_side(needed),
+        )
 
     def _evidence(self, test: ClaimTest, rows: list[list[ClaimCell]]) -> Evidence:
         if isinstance(test, Greater | Close):
@@ -231,6 +241,17 @@ def _is_mixed(row: Sequence[ClaimCell]) -> bool:
     behind = [{*cell.digests.values()} for cell in row]
     is_shared = differs <= {*SAME_TEACHER} and len(set.union(*behind)) > 1
     return is_shared or max(map(len, behind)) > 1
+
+
+def _one_teacher_a_side(cells: Sequence[ClaimCell]) -> bool:
+    """Whether cells that are compared, as sides or as positions of a curve, rest on different
+    teachers, each on one snapshot: what one teacher is worth does not cancel then, and stands in
+    no p, which is over students' seeds. So of teachers of different accuracies, augmentations or
+    backbones, and of strategy A against B or C, whose one teacher is on one side alone. Not of B
+    against C under one teacher, nor of students against their own teacher's accuracy, nor where a
+    side has several teachers (`teacher.seed`)."""
+    behind = {frozenset(cell.digests.values()) for cell in cells}
+    return len(behind) > 1 and max(map(len, behind)) == 1
 
 
 def _against(test: Against, cell: ClaimCell, results: Results) -> Evidence:

@@ -1,36 +1,57 @@
 """One of our numbers beside the paper's.
 
 A mean is compared by Welch's interval of the difference, ours less the paper's, with the paper's
-printed ± taken as the sample standard deviation of its five seeds. A Gain is compared as printed:
-the paper rounds to two decimals, so ±0.01 is agreement. Neither has a verdict before five of our
-seeds are there, in a pilot, or where the command line changed the sweep's settings.
+printed ± taken as the sample standard deviation of its five seeds. A Gain, a ratio of means, is
+compared by Welch's interval of the difference of logarithms, from the spread of all four means (our
+two, and the paper's two cells with their printed ±), widened by half a unit of the printed Gain's
+last digit. Neither has a verdict before five of our seeds are there, in a pilot, where the command
+line changed the sweep's settings, or where the paper does not print the ± that it needs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from dashboards.labels import format_score
 from dashboards.layout import Reference
-from dashboards.statistics import welch_interval
+from dashboards.statistics import log_mean_variance, welch_half_width, welch_interval
 
-__all__ = ["PAPER_SEEDS", "Comparison", "Verdict", "compare_gain", "compare_mean", "signed"]
+__all__ = [
+    "PAPER_SEEDS",
+    "Comparison",
+    "GainSide",
+    "Verdict",
+    "compare_gain",
+    "compare_mean",
+    "signed",
+]
 
 Verdict = Literal["inside", "above", "below", "—"]
 """Of ours to the paper's: within the interval, above or below it; — where nothing can be said."""
 
 PAPER_SEEDS = 5
-_ROUNDING = 0.01 + 1e-9  # of a Gain; the second term is for binary fractions
+_ROUNDING = 0.005
+"""Half a unit of the last digit of a Gain, which the paper prints with two decimals."""
+
+
+class GainSide(NamedTuple):
+    """One of a Gain's two cells: our mean, sample standard deviation (NaN below two seeds) and
+    number of seeds; the paper's number of the same cell, None where it prints none."""
+
+    mean: float
+    std: float
+    n: int
+    printed: Reference | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """difference: ours − the paper's, NaN without ours. low, high: its Welch interval, NaN where
-    there is none. verdict: None where nothing is compared (another experiment than the paper's, or
-    no number of ours)."""
+    """difference: ours − the paper's, NaN without ours. low, high: its Welch interval, of a Gain
+    with the rounding of the printed one, NaN where there is none. verdict: None where nothing is
+    compared (another experiment than the paper's, or no number of ours)."""
 
     reference: Reference
     difference: float = np.nan
@@ -64,17 +85,51 @@ def compare_mean(
     )
 
 
-def compare_gain(reference: Reference, ratio: float, n: int, *, is_tested: bool) -> Comparison:
-    """Our ratio (NaN without a side), rounded as the paper rounds. n: seeds of the side with
-    fewer."""
+def compare_gain(
+    reference: Reference, of: GainSide, to: GainSide, *, is_tested: bool
+) -> Comparison:
+    """Our ratio r = of / to beside a printed Gain G.
+
+    d = ln r − ln G has the variance Σ s² / (n · mean²) over the four means (first order: a mean's
+    logarithm spreads by s / mean), and Welch and Satterthwaite's degrees of freedom; G itself is
+    known to ± 0.005. Ours is inside where the interval
+    [ln r − ln(G + 0.005) − t·se, ln r − ln(G − 0.005) + t·se] has 0. The four means count as
+    independent: seeds that two strategies share make the true spread of r smaller, never larger
+    than that where they correlate positively. No verdict below five of our seeds a side, or where
+    the paper prints not both cells with their ±.
+    """
+    value = _value(reference)[0]
+    ratio = of.mean / to.mean if to.mean else np.nan
     if not is_tested or np.isnan(ratio):
         return Comparison(reference=reference)
-    difference = round(ratio, 2) - _value(reference)[0]
-    verdict: Verdict = "—"
-    if n >= PAPER_SEEDS:
-        agrees = abs(difference) <= _ROUNDING
-        verdict = "inside" if agrees else "above" if difference > 0 else "below"
-    return Comparison(reference=reference, difference=difference, verdict=verdict)
+    difference = ratio - value
+    parts = _gain_parts(of, to)
+    if not parts or min(ratio, value - _ROUNDING) <= 0:
+        return Comparison(reference=reference, difference=difference, verdict="—")
+    half = welch_half_width(parts)
+    # back from logarithms: ours shrunk and stretched by the half width, less the printed one's ends
+    low = ratio * np.exp(-half) - (value + _ROUNDING)
+    high = ratio * np.exp(half) - (value - _ROUNDING)
+    verdict: Verdict = "above" if low > 0 else "below" if high < 0 else "inside"
+    return Comparison(
+        reference=reference, difference=difference, low=low, high=high, verdict=verdict
+    )
+
+
+def _gain_parts(of: GainSide, to: GainSide) -> list[tuple[float, int]]:
+    """(variance of the logarithm of a mean, its n) of the four means; empty where one is missing,
+    or has no spread."""
+    samples = []
+    for side in (of, to):
+        value, std = _value(side.printed) if side.printed else (np.nan, None)
+        samples += [(side.mean, side.std, side.n), (value, std, PAPER_SEEDS)]
+    parts = [
+        (log_mean_variance(mean, std, n), n)
+        for mean, std, n in samples
+        if std is not None and n >= PAPER_SEEDS
+    ]
+    is_whole = len(parts) == len(samples) and np.isfinite([variance for variance, _ in parts]).all()
+    return parts if is_whole else []
 
 
 def signed(value: float, column: str) -> str:

@@ -117,7 +117,8 @@ def _reference_notes(table: Table) -> list[str]:
         ]
         if table.ratios and any(table.ratios.comparisons):
             text.append(
-                "a Gain is inside when it is the paper's to ±0.01, which the paper rounds to"
+                "a Gain's interval is that of the difference of logarithms, from the spread of our "
+                "two means and of the paper's two, widened by the printed Gain's rounding, ±0.005"
             )
         text += _counts(table.compared)
     if any(c.reference.review_value is not None for c in table.compared):

@@ -12,6 +12,7 @@ from dashboards.claim_text import (
     effect_text,
     estimate_text,
     label_text,
+    one_teacher_note,
     p_text,
     refuting,
     summary,
@@ -109,7 +110,8 @@ class ClaimView:
 class Page:
     """The whole page. pilot_notes: None at full scale. overrides: by which command lines made other
     experiments of its sweeps. restriction: of which runs alone; left_out: how many others
-    there are. runs: different ones, over all sweeps; coverage: they in words."""
+    there are. claims_note: what a mark of their contrasts means. runs: different ones, over all
+    sweeps; coverage: they in words."""
 
     title: str
     description: str
@@ -122,6 +124,7 @@ class Page:
     parts: Sequence[Part]
     absent: Sequence[str]
     claims: Sequence[ClaimView]
+    claims_note: str
     verdicts: Mapping[str, int]
     runs: int
     complete: int
@@ -176,6 +179,7 @@ def build_page(
         parts=parts,
         absent=loaded.absent,
         claims=[_claim(judgement, ids) for judgement in judgements],
+        claims_note=one_teacher_note(judgements),
         verdicts={
             f"{verdict} ({departure})" if departure else verdict: counts[verdict, departure]
             for verdict, departure in sorted(counts, key=lambda one: VERDICTS.index(one[0]))

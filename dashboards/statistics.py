@@ -7,6 +7,7 @@ cell is an honest result. Intervals are Student's t at 95%, standard deviations 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +18,11 @@ __all__ = [
     "LEVEL",
     "Paired",
     "Summary",
+    "log_mean_variance",
     "paired",
     "ratio_of_means",
     "summarise",
+    "welch_half_width",
     "welch_interval",
 ]
 
@@ -95,13 +98,25 @@ def welch_interval(
     if min(n1, n2) < 2 or np.isnan([mean1, std1, mean2, std2]).any():
         return np.nan, np.nan
     difference = mean1 - mean2
-    variance1, variance2 = std1**2 / n1, std2**2 / n2
-    total = variance1 + variance2
-    if total == 0:
-        return difference, difference
-    freedom = total**2 / (variance1**2 / (n1 - 1) + variance2**2 / (n2 - 1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * total**0.5
+    half = welch_half_width([(std1**2 / n1, n1), (std2**2 / n2, n2)])
     return difference - half, difference + half
+
+
+def welch_half_width(parts: Sequence[tuple[float, int]]) -> float:
+    """Half the 95% interval of a sum or difference of independent means: t(ν) · √Σv, with the
+    Welch-Satterthwaite degrees of freedom ν = (Σv)² / Σ(v² / (n − 1)). parts: (variance v of the
+    mean, its n of at least 2). 0 when none of them varies."""
+    total = sum(variance for variance, _ in parts)
+    if total == 0:
+        return 0.0
+    freedom = total**2 / sum(variance**2 / (n - 1) for variance, n in parts)
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * float(total**0.5)
+
+
+def log_mean_variance(mean: float, std: float, n: int) -> float:
+    """Variance of the logarithm of a mean of n values, to first order: std² / (n · mean²). NaN
+    without a spread, or where the mean is not above 0."""
+    return std**2 / (n * mean**2) if mean > 0 else np.nan
 
 
 def _divide(numerator: FloatArray, denominator: FloatArray | IntArray) -> FloatArray:

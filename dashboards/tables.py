@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.cells import Cell, build_cells, scores_matrix, value_order, values_here
-from dashboards.comparisons import Comparison, compare_gain, compare_mean
+from dashboards.comparisons import Comparison, GainSide, compare_gain, compare_mean
 from dashboards.labels import Key, as_key, value_label
 from dashboards.layout import Contrast, TableItem
 from dashboards.pairs import SAME_TEACHER, Coordinates, paired_coordinates
@@ -120,12 +120,13 @@ def build_table(results: Results, item: TableItem) -> Table:
     cells = tuple(found[at] for at in sorted(found, key=lambda at: _order(ranks, at)))
     summary = summarise(scores_matrix(cells))
     is_tested = not results.plan.departure
+    comparisons = _comparisons(item, cells, summary, is_tested)
     return Table(
         item=item,
         cells=cells,
         summary=summary,
-        comparisons=_comparisons(item, cells, summary, is_tested),
-        ratios=_ratios(item, cells, is_tested),
+        comparisons=comparisons,
+        ratios=_ratios(item, cells, _gain_sides(cells, summary, comparisons), is_tested),
         differences=_differences(item, cells),
         ranks=ranks,
         scale=results.plan.scale,
@@ -163,7 +164,20 @@ def _order(ranks: Sequence[dict[Key, int]], at: Coordinates) -> tuple[int, ...]:
     return tuple(rank.get(value, len(rank)) for rank, value in zip(ranks, at, strict=True))
 
 
-def _ratios(item: TableItem, cells: tuple[Cell, ...], is_tested: bool) -> Ratios | None:
+def _gain_sides(
+    cells: tuple[Cell, ...], s: Summary, comparisons: tuple[Comparison | None, ...]
+) -> dict[Coordinates, GainSide]:
+    """What each cell is as a side of a Gain."""
+    numbers = zip(cells, s.mean, s.std, s.n, comparisons, strict=True)
+    return {
+        cell.coordinates: GainSide(float(mean), float(std), int(n), one.reference if one else None)
+        for cell, mean, std, n, one in numbers
+    }
+
+
+def _ratios(
+    item: TableItem, cells: tuple[Cell, ...], sides: dict[Coordinates, GainSide], is_tested: bool
+) -> Ratios | None:
     if item.ratio is None:
         return None
     label = f"Gain ({_side(item.ratio, 'of')} / {_side(item.ratio, 'to')})"
@@ -172,12 +186,14 @@ def _ratios(item: TableItem, cells: tuple[Cell, ...], is_tested: bool) -> Ratios
     gains = [reference for reference in item.references if reference.kind == "gain"]
     targets = [_gain_target(item, pair, item.ratio) for pair in pairs] if gains else []
     comparisons = tuple(
-        compare_gain(one, float(ratio[i]), pairs[i].num_seeds, is_tested=is_tested) if one else None
-        for i, one in enumerate(assigned(gains, targets))
+        compare_gain(
+            one, sides[pair.of.coordinates], sides[pair.to.coordinates], is_tested=is_tested
+        )
+        if one
+        else None
+        for pair, one in zip(pairs, assigned(gains, targets) or (None,) * len(pairs), strict=True)
     )
-    return Ratios(
-        label=label, pairs=pairs, ratio=ratio, comparisons=comparisons or (None,) * len(pairs)
-    )
+    return Ratios(label=label, pairs=pairs, ratio=ratio, comparisons=comparisons)
 
 
 def _differences(item: TableItem, cells: tuple[Cell, ...]) -> Differences | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dashboards_store import grid, write_plan, write_run, write_snapshot
+from dashboards_store import Settings, grid, write_plan, write_run, write_snapshot
 from pydantic import ValidationError
 
 from dashboards.claim_layout import ClaimItem
@@ -134,6 +134,85 @@ def test_numbers_of_several_teacher_snapshots_say_so(tmp_path: Path, strategies:
     assert "teacher 60%, more than one teacher snapshot: " in claims_markdown([found])
     problems = [record["problem"] for record in claim_records([found])]
     assert problems == [None, "more than one teacher snapshot"]
+
+
+MARK = "one teacher a side"
+
+
+def marks(store: Path, test: dict[str, Any], teacher_of: Callable[[Settings], str]) -> list[bool]:
+    """The mark of each contrast, where `teacher_of` names the snapshot behind a student's run."""
+    points = grid(teachers=(30.0, 60.0, 90.0))
+    write_plan(store, points, [])
+    for point in points:
+        digest = teacher_of(point) * 64 if point["strategy"] != "A" else None
+        write_run(store, point, digest=digest)
+    (found,) = judge([claim(test)], {"demo": load(str(store), "demo").results}, "demo")
+    assert all(finding.evidence is not None for finding in found.findings)
+    texts, columns = (
+        claims_markdown([found]),
+        [r["one_teacher_a_side"] for r in claim_records([found])],
+    )
+    assert texts.count(f"“{MARK}”: the sides") == ("yes" in columns)  # said once, if at all
+    assert texts.count(MARK) == columns.count("yes") + ("yes" in columns)
+    assert all(
+        r["problem"] in (None, "more than one teacher snapshot") for r in claim_records([found])
+    )
+    return [column == "yes" for column in columns]
+
+
+def of_its_accuracy(point: Settings) -> str:
+    return {30.0: "a", 60.0: "b", 90.0: "c"}[point["teacher.accuracy"]]
+
+
+WEAK_AND_STRONG = {
+    "kind": "greater", "where": {"strategy": "B"},
+    "of": {"teacher.accuracy": 30}, "to": {"teacher.accuracy": 60},
+}  # fmt: skip
+CURVE = {
+    "kind": "trend",
+    "where": {"strategy": "B"},
+    "x": "teacher.accuracy",
+    "direction": "rising",
+}
+A_AND_B = {
+    "kind": "greater", "where": {"teacher.accuracy": [30, 60]}, "each": ["teacher.accuracy"],
+    "of": {"strategy": "A", "teacher.accuracy": None}, "to": {"strategy": "B"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        (WEAK_AND_STRONG, [True]),
+        (CURVE, [True]),
+        (CURVE | {"where": {}, "of": {"strategy": "C"}, "to": {"strategy": "B"}}, [True]),
+        (A_AND_B, [True, True]),  # the teacher is on one side alone
+        (GREATER | {"each": ["teacher.accuracy"]}, [False] * 3),  # they share it
+        (
+            {"kind": "trend", "where": {"strategy": "B", "teacher.accuracy": 30}, "x": "step",
+             "steps": [10, 50, 300], "direction": "rising"},
+            [False],
+        ),
+        (
+            {"kind": "against_value", "where": {"strategy": "B"}, "each": ["teacher.accuracy"],
+             "value": 20, "relation": "above"},
+            [False] * 3,
+        ),
+    ],
+)  # fmt: skip
+def test_contrasts_between_teachers_say_that_there_is_one_a_side(
+    tmp_path: Path, test: dict[str, Any], expected: list[bool]
+) -> None:
+    assert marks(tmp_path, test, of_its_accuracy) == expected
+
+
+def test_several_teachers_a_side_or_the_same_one_take_the_mark_away(tmp_path: Path) -> None:
+    def several(point: Settings) -> str:  # a teacher a seed, as an axis `teacher.seed` has it
+        return f"{point['seed']:x}" if point["teacher.accuracy"] == 30 else f"{point['seed'] + 5:x}"
+
+    for number, test in enumerate((WEAK_AND_STRONG, CURVE, A_AND_B)):
+        assert not any(marks(tmp_path / str(number), test, several))
+    assert not any(marks(tmp_path / "same", WEAK_AND_STRONG, lambda point: "d"))  # an untrained net
 
 
 def test_most_is_more_than_half(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import re
 import shutil
@@ -215,6 +216,23 @@ def test_claims_come_with_verdict_numbers_and_what_would_refute_them(tmp_path: P
     assert paths.tables[0][0] == "Claims"
     lines = (Path(paths.root) / "tables/claims.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 + 1
+
+
+def test_a_contrast_between_two_teachers_says_so_in_every_form(tmp_path: Path) -> None:
+    for point in grid():
+        teacher = {None: None, 30.0: "a" * 64, 60.0: "b" * 64}[point["teacher.accuracy"]]
+        write_run(tmp_path, point, digest=teacher)
+    between = {
+        "kind": "greater", "where": {"strategy": "B"},
+        "of": {"teacher.accuracy": 60}, "to": {"teacher.accuracy": 30},
+    }  # fmt: skip
+    write_plan(tmp_path, grid(), [CLAIM | {"tests": [between]}])
+    paths = write_report(str(tmp_path), "demo")
+    for text in (outline(paths).plain, Path(paths.markdown).read_text(), paths.tables[0][1]):
+        assert text.count("“one teacher a side”: the sides") == 1
+        assert text.count("one teacher a side") == 2
+    (record,) = csv.DictReader((Path(paths.root) / "tables/claims.csv").open())
+    assert (record["one_teacher_a_side"], record["problem"]) == ("yes", "")
 
 
 def test_every_number_is_traced_to_its_runs(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ KEYS = Path(__file__).with_name("first_study_keys.json")
 """By sweep file of the first study: how many units it asks, and the SHA-256 of their names. Made
 before the second study's settings were there; in four of them CIFAR-100's students under a 2%
 teacher have other names since, which is a trained one now (`TeacherRef.least`), and so have those
-of ImageNet, whose teachers are screened adaptively."""
+of ImageNet, whose teachers are screened adaptively. check_flattened has five students more since
+2026-11-28, of a 60% teacher; its other 26 units are what they were."""
 
 LR = "  revision: {eta: 0.8}\n"
 DS = "  selection: {method: influence}\n"
