@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import platform
 import secrets
 from dataclasses import asdict
 
@@ -12,7 +14,7 @@ from orchestrator.store import Store
 from orchestrator.units import Unit
 from trainers.spec import SEMANTICS
 
-__all__ = ["attempt_name", "describe", "write_orders"]
+__all__ = ["attempt_name", "check_seen", "describe", "write_orders"]
 
 
 def attempt_name(failures: int) -> str:
@@ -56,3 +58,16 @@ def _is_described(store: Store, unit: Unit) -> bool:
         return store.read_json(paths.run_json(unit.name)) is not None
     except StoreError:
         return False
+
+
+def check_seen(store: Store, driver: str) -> None:
+    """Raises StoreError on a node that sees another folder of this name than the driver, or none:
+    a relative path, a mount that failed. The run is innocent, and is tried again."""
+    if driver and not store.exists(paths.lease()):
+        error = StoreError(
+            f"{platform.node()} does not see the store {store.uri} that the driver writes to: it "
+            f"finds no {paths.lease()} there",
+            "give a path or URI that all nodes see, and mount it on every node",
+        )
+        error.errno, error.verb = errno.ENODEV, "read"
+        raise error

@@ -12,9 +12,7 @@ after its report, and so does one whose loop hangs (`watchdog`).
 
 from __future__ import annotations
 
-import errno
 import os
-import platform
 import queue
 import threading
 import time
@@ -25,8 +23,8 @@ from functools import lru_cache, partial
 from typing import Any
 
 from orchestrator import paths
-from orchestrator.errors import StoreError
 from orchestrator.faults import failure_report, first_failure
+from orchestrator.orders import check_seen
 from orchestrator.rayprocesses import this_process
 from orchestrator.retry import Cause
 from orchestrator.store import Store
@@ -189,7 +187,7 @@ def _all_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
     }
     if config["use_gpu"]:
         runtime["device"] = f"cuda:{torch.cuda.current_device()}"
-    _check_seen(store, config.get("driver", ""))
+    check_seen(store, config.get("driver", ""))
     with _watched(config, store, world.rank):
         processes = world.gather(this_process())
         nodes = {process["node_id"] for process in (*processes, config.get("host") or processes[0])}
@@ -203,19 +201,6 @@ def _all_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
                 yield _preempted(report, poller.draining) if poller.draining else report
         finally:
             poller.close()
-
-
-def _check_seen(store: Store, driver: str) -> None:
-    """Raises StoreError on a node that sees another folder of this name than the driver, or none:
-    a relative path, a mount that failed. The run is innocent, and is tried again."""
-    if driver and not store.exists(paths.lease()):
-        error = StoreError(
-            f"{platform.node()} does not see the store {store.uri} that the driver writes to: it "
-            f"finds no {paths.lease()} there",
-            "give a path or URI that all nodes see, and mount it on every node",
-        )
-        error.errno, error.verb = errno.ENODEV, "read"
-        raise error
 
 
 def _decode_threads(config: TrialConfig) -> int | None:

@@ -14,10 +14,10 @@ import pytest
 from orchestrator import paths
 from orchestrator.errors import StoreError
 from orchestrator.faults import failure_report
+from orchestrator.orders import check_seen
 from orchestrator.store import Store
 from orchestrator.trial import (
     StopPoller,
-    _check_seen,
     _decode_threads,
     _in_training_thread,
     _lockstep,
@@ -213,10 +213,10 @@ def test_without_ray_nobody_is_beside_a_run(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_node_that_does_not_see_the_store_is_at_fault_and_no_run(tmp_path: Path) -> None:
     seen, other = Store(tmp_path / "store"), Store(tmp_path / "other")
     seen.write_json(paths.lease(), {})
-    _check_seen(seen, "0123")
-    _check_seen(other, "")  # nobody drives
+    check_seen(seen, "0123")
+    check_seen(other, "")  # nobody drives
     with pytest.raises(StoreError) as caught:
-        _check_seen(other, "0123")
+        check_seen(other, "0123")
     report = failure_report(caught.value)
     assert report["cause"] == "store"  # tried again, elsewhere perhaps
     assert f"does not see the store {other.uri}" in report["message"]
