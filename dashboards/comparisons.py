@@ -94,9 +94,9 @@ def compare_gain(
     logarithm spreads by s / mean), and Welch and Satterthwaite's degrees of freedom; G itself is
     known to ± 0.005. Ours is inside where the interval
     [ln r − ln(G + 0.005) − t·se, ln r − ln(G − 0.005) + t·se] has 0. The four means count as
-    independent: seeds that two strategies share make the true spread of r smaller, never larger
-    than that where they correlate positively. No verdict below five of our seeds a side, or where
-    the paper prints not both cells with their ±.
+    independent: where seeds that two strategies share raise and lower both, r truly spreads less.
+    No verdict below five of our seeds a side, or where the paper does not print both cells with
+    their ±.
     """
     value = _value(reference)[0]
     ratio = of.mean / to.mean if to.mean else np.nan
