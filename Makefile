@@ -25,7 +25,7 @@ test: $(READY)
 	@$(MAKE) --no-print-directory --jobs 2 test-ray test-others
 
 test-ray: $(READY)
-	RAY_worker_niceness=0 $(BIN)/python -m pytest -m "ray and not slow and not gpu"
+	RAY_worker_niceness=0 $(BIN)/python -m pytest -m "ray and not slow and not gpu" $$(grep -l mark.ray tests/test_*.py)
 
 # By file, so that what a file's tests share is made once.
 test-others: $(READY)

@@ -211,6 +211,7 @@ def test_no_part_needs_the_orchestrator():
 # -- whole runs ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_tiny_run_of_ours(tmp_path):
     out, profile = tmp_path / "step.json", tmp_path / "profile.json"
     files = ["--json", str(out), "--profile", str(profile)]

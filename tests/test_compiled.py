@@ -47,7 +47,7 @@ def counter(monkeypatch, tmp_path):
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("strategy", ["A", "B"])
+@pytest.mark.parametrize("strategy", [pytest.param("A", marks=pytest.mark.slow), "B"])
 def test_the_next_run_of_an_architecture_compiles_nothing(strategy, counter, tmp_path):
     """So no model need be kept for it. And what was compiled computes what was not."""
     spec = student_spec(strategy, augmentation=AUGMENTATIONS["mixup"])

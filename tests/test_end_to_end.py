@@ -239,6 +239,7 @@ def test_two_workers_and_a_dead_mlflow(store: Store, tmp_path: Path) -> None:
 # -- failed ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_fails_blocks_only_its_own(reference: Reference, store: Store) -> None:
     """A damaged snapshot, which is harvested again in the same command, and an accuracy that no
     search reaches, beside runs that go through."""

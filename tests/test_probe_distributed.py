@@ -30,6 +30,7 @@ OFFLINE = (
 )
 
 
+@pytest.mark.slow
 def test_two_workers_train_student_and_probe(tmp_path: Path) -> None:
     root = tmp_path / "store"
     store = digits_store(root)

@@ -319,6 +319,7 @@ def test_influence_ranks_samples_as_retraining_without_each_does(noise):
     assert abs(found["random"]) < 0.4
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_what_it_measured(tmp_path, monkeypatch):
     out = tmp_path / "influence.json"
     monkeypatch.setattr(sys, "argv", ["influence.py", "--quick"])

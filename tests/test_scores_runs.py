@@ -128,7 +128,7 @@ def test_killed_at_any_change_of_the_store(reference: Store, tmp_path: Path) -> 
     names = [unit.name for unit in plan_in(tmp_path, reference).units if unit.kind == "student"]
     (scores,) = plan_in(tmp_path, reference).of_kind("scores")
     digest = read_scores(reference, scores.name)[1]
-    for lives, survived in killed_in_turn(tmp_path, plan_in, every=61):
+    for lives, survived in killed_in_turn(tmp_path, plan_in, every=127):
         for name in names:
             assert numbers(survived, name) == numbers(reference, name), lives
         assert read_scores(survived, scores.name)[1] == digest, lives
@@ -192,6 +192,7 @@ def test_who_scores_fails_and_blocks_all_behind_it(store: Store, tmp_path: Path)
     assert blocked == {only(plan, "scores").name, selecting(plan).name}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_two_workers_score_as_one_does(reference: Store, store: Store, tmp_path: Path) -> None:
     text = text_of().replace("grids:", "  workers: 2\n  scaling.teacher_workers: 1\ngrids:")

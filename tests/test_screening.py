@@ -277,8 +277,10 @@ def test_a_preset_asked_later_is_the_one_that_would_have_been_found(adaptive):
 
 @pytest.mark.parametrize(
     ("changes", "stops"),
-    [({}, (1, 9, 3)), ({"validate_every": 3}, (2, 8, 1, 7))],
-    ids=["every step", "every third"],
+    [
+        pytest.param({}, (1, 9, 3), id="every step", marks=pytest.mark.slow),
+        pytest.param({"validate_every": 3}, (2, 8, 1, 7), id="every third"),
+    ],
 )
 def test_an_interrupted_search_equals_an_uninterrupted_one(changes, stops):
     whole = search(**changes)

@@ -323,6 +323,7 @@ def drive_until_done(folder: Path, uri: str, lives: list[int]) -> int:
     return kills
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_and_resumed_gives_the_tables_of_a_local_one(
     tmp_path: Path, uri: str, server: Server
 ) -> None:

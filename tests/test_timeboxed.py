@@ -35,7 +35,7 @@ grids:
 
 def limited(file: Path, store: Store, bundle: Path) -> Command:
     """The command, to its end, however far that is: on a busy machine it may be nowhere."""
-    arguments = ("--store", store.root, "--budget", "60s", "--export", bundle)
+    arguments = ("--store", store.root, "--concurrency", 1, "--budget", "60s", "--export", bundle)
     with running("run", file, *arguments) as command:
         assert command.end() == 3, command.text
     assert "Traceback" not in command.text, command.text

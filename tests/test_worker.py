@@ -451,7 +451,7 @@ for report in execute(Mortal(sys.argv[1]), sys.argv[2], runtime, None):
 """
 
 
-@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_killed_while_a_state_is_written_and_training_goes_on(
     step: int, reference: Store, store: Store, tmp_path: Path
 ) -> None:
