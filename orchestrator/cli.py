@@ -40,6 +40,7 @@ from orchestrator.cli_options import (
 )
 from orchestrator.cli_store import data_app, store_app
 from orchestrator.errors import TargetsweepError, UserError
+from orchestrator.lasting import lasting_screen
 from orchestrator.redaction import redacting_screen
 from orchestrator.store import Store, refuse_absent
 from trainers.errors import TrainerError
@@ -146,7 +147,6 @@ def run(
     """Runs what is left of the sweeps. Run it again to resume: nothing finished is done twice."""
     from orchestrator.bundling import BundleExport
     from orchestrator.driver import DriveOptions
-    from orchestrator.lasting import lasting_screen
     from orchestrator.overheads import read_overheads
     from orchestrator.sweeping import run_sweeps
     from orchestrator.timelimit import time_limit

@@ -127,16 +127,14 @@ def _failed_text(outcome: Outcome, known: Sequence[Unit]) -> str:
 
 def _early_lines(failure: Failure) -> list[str]:
     """Why nothing more was started, with the end of the traceback; failure.json has the whole."""
-    place, mend = "", []
-    if failure.where:
-        place = f", all on {failure.where}"
-        mend = ["mend that node or take it out of the cluster; the others may well be sound"]
+    advice = "mend that node or take it out of the cluster; the others may well be sound"
+    mend = [advice] if failure.where else []
     if failure.cause is Cause.STORE:
-        what = f"the store could not be written any more{place}"
+        what = f"the store could not be written any more{failure.place}"
         return [f"stopped early: {what} ({failure.message})", *mend]
     end = failure.traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
     lines = [f"  | {line}" for line in end]
-    what = f"runs all failed alike{place}"
+    what = f"runs all failed alike{failure.place}"
     return [*lines, f"stopped early: {what} ({failure.cause}: {failure.message})", *mend]
 
 

@@ -327,10 +327,9 @@ class Conductor:
         self._tell(lambda one: one.failed(unit, failure, decision))
         early = self.ledger.stopped_early
         if early is not None and early is not was_early:
-            place = f", all on {early.where}" if early.where else ""
             self._warn(
-                f"runs all fail alike{place} ({early.cause}: {early.message}): nothing more is "
-                "begun; what runs goes on to its end"
+                f"runs all fail alike{early.place} ({early.cause}: {early.message}): nothing more "
+                "is begun; what runs goes on to its end"
             )
 
     def _store_is_lost(self, failure: Failure) -> None:

@@ -39,7 +39,7 @@ from orchestrator.stopping import forget, forget_others, watching
 from orchestrator.store import Store
 from orchestrator.timebox import Timebox
 from orchestrator.tuning import Tuning, repeating
-from orchestrator.units import Unit, cost_left
+from orchestrator.units import Unit
 from orchestrator.worth import Worth
 from trainers.spec import Runtime
 
@@ -165,7 +165,7 @@ def _ledger(
         plan.left,
         capacity,
         held=plan.held_tokens,
-        costs={unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left},
+        costs=plan.costs_left,
         shape_of=shape_of,
         worth=_worth(plan, limit),
     )
@@ -189,15 +189,14 @@ def _timebox(limit: Limit | None, plan: Plan, pace: Pace, progress: Progress) ->
     if limit is None:
         return None
     limit = limit.ready(time.monotonic())
-    steps = {unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left}
-    return Timebox(limit, Pacing(pace, plan.infos, steps), {unit.name: unit for unit in plan.left})
+    units = {unit.name: unit for unit in plan.left}
+    return Timebox(limit, Pacing(pace, plan.infos, plan.costs_left), units)
 
 
 def _look(conductor: Conductor, progress: Progress) -> None:
     """About once a second: at silent trials, and at the limit of the time."""
     conductor.look()
     if conductor.heed_limit():
-        progress.stopping = True
         progress.noted("the time is nearly over: running trials save a checkpoint")
 
 

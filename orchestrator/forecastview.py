@@ -19,7 +19,7 @@ from orchestrator.plan import Plan
 from orchestrator.rates import Rates
 from orchestrator.shapes import shape_of
 from orchestrator.sharing import Sharing, shipped_table
-from orchestrator.units import ARTEFACTS, SEARCH_STEPS, Unit, cost_left
+from orchestrator.units import ARTEFACTS, SEARCH_STEPS, Unit
 
 __all__ = ["Expected", "expect"]
 
@@ -108,7 +108,7 @@ def expect(
     opening_s = _OPENING_S if overheads.opening_s is None else overheads.opening_s
     reserve = reserve_s(seconds, overheads.ending_s)
     limit = Limit(total_s=seconds, end_s=seconds, reserve_s=reserve)
-    steps = {unit.name: cost_left(unit, plan.work[unit.name]) for unit in plan.left}
+    steps = plan.costs_left
     shape_of = _shapes(plan, gpus, devices)
     pacing = Pacing(Pace(rates, plan.infos, shape_of), plan.infos, steps)
     setting = Setting(

@@ -54,7 +54,6 @@ def stopping(conductor: Conductor, progress: Progress) -> Iterator[list[int]]:
         received.append(number)
         if len(received) > 1:
             raise KeyboardInterrupt
-        progress.stopping = True
         progress.warned("stopping; running trials save a checkpoint (again to stop at once)")
         conductor.stop()
 
@@ -70,6 +69,5 @@ def heed_flag(conductor: Conductor, progress: Progress, interrupted: list[int]) 
     driver that stops for reasons of its own (the time, the store) is its own."""
     if not interrupted and not conductor.has_asked:
         interrupted.append(signal.SIGINT)
-        progress.stopping = True
         progress.warned("asked to stop; running trials save a checkpoint")
         conductor.stop()

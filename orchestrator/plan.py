@@ -15,7 +15,7 @@ from orchestrator.cells import count_cells, setting_of
 from orchestrator.merge import Merger, PlannedPoint
 from orchestrator.resolve import PROVISIONAL
 from orchestrator.spec import Sweep
-from orchestrator.units import KINDS, Held, Unit, Work
+from orchestrator.units import KINDS, Held, Unit, Work, cost_left
 from orchestrator.work import chain_steps, work_left
 from orchestrator.worth import Means
 from trainers.data.info import DatasetInfo
@@ -74,6 +74,11 @@ class Plan:
     def left(self) -> list[Unit]:
         """Units with something left to do."""
         return [unit for unit in self.units if self.work[unit.name].is_left]
+
+    @property
+    def costs_left(self) -> dict[str, float]:
+        """An estimate of the steps left of each of those, by name (`units.cost_left`)."""
+        return {unit.name: cost_left(unit, self.work[unit.name]) for unit in self.left}
 
     @property
     def cells(self) -> int:

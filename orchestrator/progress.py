@@ -51,7 +51,6 @@ class Progress(Listener):
         """When it is to be reckoned again, and what came of it."""
         self._live: RichLive | None = None
         self._picture: RenderableType = Text("")
-        self.stopping = False
 
     def expect(self, pace: Pace, infos: Mapping[str, DatasetInfo]) -> None:
         """By what was measured before, on what data sets; to be told before `watch`."""
@@ -147,7 +146,7 @@ class Progress(Listener):
             going=tuple(map(_going, conductor.live.values())),
             elapsed_s=time.monotonic() - self._began,
             left_s=None if left is None else left.seconds,
-            stopping=self.stopping or conductor.has_asked,
+            stopping=conductor.has_asked,
             at_least=left is not None and left.at_least,
             is_early=conductor.ledger.stopped_early is not None,
         )

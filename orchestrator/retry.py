@@ -75,6 +75,11 @@ class Failure:
     where: str = ""
 
     @property
+    def place(self) -> str:
+        """Of failures that were all on one node, for the end of a clause; else ""."""
+        return f", all on {self.where}" if self.where else ""
+
+    @property
     def signature(self) -> tuple[Cause, str]:
         """Equal for failures that are "the same way": the cause and the kind of error."""
         return self.cause, self.message.split(":", 1)[0]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,24 +30,26 @@ def run(target: Path, stdout: int) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, timeout=120, check=False)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_full_disk(tmp_path: Path) -> None:
-    full = os.open("/dev/full", os.O_WRONLY)
-    try:
-        ended = run(tmp_path / "out", full)
-    finally:
-        os.close(full)
-    assert (tmp_path / "out").read_text() == "worked to its end"
-    assert (ended.returncode, ended.stderr) == (3, b"done\n")
+def full_disk() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
 
 
-def test_a_reader_that_has_left(tmp_path: Path) -> None:
+def reader_that_has_left() -> int:
     reader, writer = os.pipe()
     os.close(reader)
+    return writer
+
+
+HAS_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+
+
+@pytest.mark.parametrize("opened", [pytest.param(full_disk, marks=HAS_FULL), reader_that_has_left])
+def test_the_work_goes_on_to_its_end(tmp_path: Path, opened: Callable[[], int]) -> None:
+    stdout = opened()
     try:
-        ended = run(tmp_path / "out", writer)
+        ended = run(tmp_path / "out", stdout)
     finally:
-        os.close(writer)
+        os.close(stdout)
     assert (tmp_path / "out").read_text() == "worked to its end"
     assert (ended.returncode, ended.stderr) == (3, b"done\n")
 

@@ -134,8 +134,7 @@ def test_a_terminal_is_left_as_it_was(plan: Plan, tmp_path: Path) -> None:
 
 def test_stopping_is_said(plan: Plan, tmp_path: Path) -> None:
     progress, _ = screen(terminal=True)
-    watched(plan, tmp_path, progress)
-    progress.stopping = True
+    watched(plan, tmp_path, progress).stop()
     assert "stopping: running trials save a checkpoint" in rendered(progress)
 
 
