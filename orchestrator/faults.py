@@ -10,16 +10,23 @@ from typing import Any
 from orchestrator.errors import StoreError, SupersededError
 from orchestrator.retry import Cause
 
-__all__ = ["cause_of_death", "failure_report", "first_failure"]
+__all__ = ["carry_process", "cause_of_death", "failure_report", "first_failure"]
 
 _TEXT_BYTES = 20_000
+
+_PROCESS = "targetsweep_process"
+
+
+def carry_process(error: BaseException, process: dict[str, Any]) -> None:
+    """Has an error say which worker of a distributed run it came from, also in another process."""
+    setattr(error, _PROCESS, process)
 
 
 def failure_report(error: BaseException) -> dict[str, Any]:
     """One failure, classified exactly once. damaged: files of the store to set aside, where that is
     the cause. errno: what the system said of a write to the store; a read of it, or a disk that is
-    the node's own, says nothing of the store. spoilt: the process that failed must not train
-    again."""
+    the node's own, says nothing of the store. processes: the worker it came from, where the error
+    carries it. spoilt: the process that failed must not train again."""
     text = "".join(traceback.format_exception(error))
     cause = _cause(error)
     report: dict[str, Any] = {
@@ -32,6 +39,8 @@ def failure_report(error: BaseException) -> dict[str, Any]:
         report["damaged"] = _damaged(error)
     if isinstance(error, StoreError) and error.verb == "write":
         report["errno"] = error.errno
+    if (process := getattr(error, _PROCESS, None)) is not None:
+        report["processes"] = [process]
     if _spoils(error, cause):
         report["spoilt"] = True
     return report
@@ -72,9 +81,12 @@ _DEVICE_MEMORY = re.compile(r"CUDA error: out of memory|_STATUS_ALLOC_FAILED")
 
 _DEVICE = re.compile(
     r"CUDA error|CUDNN_STATUS_|CUBLAS_STATUS_|NCCL (error|communicator)|nccl\w*Error"
+    r"|No CUDA GPUs|CUDA unknown error|CUDA driver (initialization failed|error)|cudaGetDeviceCount"
+    r"|NVIDIA driver"
 )
-"""What CUDA and its libraries say of a GPU or a link that failed. The bug of a kernel says it too,
-and is given up soon."""
+"""What CUDA and its libraries say of a GPU or a link that failed, or that cannot be used at all (it
+fell off the bus, its driver was updated under a running node). The bug of a kernel says it too, and
+is given up soon."""
 
 
 def _cause(error: BaseException) -> Cause:

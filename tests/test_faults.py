@@ -70,6 +70,18 @@ PEER_GONE = RuntimeError("[…/gloo/transport/tcp/pair.cc:547] Connection closed
         (RuntimeError("CUDA error: out of memory"), Cause.OUT_OF_MEMORY),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), Cause.OUT_OF_MEMORY),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), Cause.DEVICE),
+        (RuntimeError("No CUDA GPUs are available"), Cause.DEVICE),
+        (
+            RuntimeError("CUDA unknown error - this may be due to an incorrectly set up"),
+            Cause.DEVICE,
+        ),
+        (
+            RuntimeError("CUDA driver initialization failed, you might not have a CUDA"),
+            Cause.DEVICE,
+        ),
+        (RuntimeError("Unexpected error from cudaGetDeviceCount(). Did you run"), Cause.DEVICE),
+        (RuntimeError("Found no NVIDIA driver on your system. Please check"), Cause.DEVICE),
+        (RuntimeError("The NVIDIA driver on your system is too old"), Cause.DEVICE),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), Cause.DEVICE),
         (RuntimeError("NCCL communicator was aborted on rank 1."), Cause.DEVICE),
     ],
