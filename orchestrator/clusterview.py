@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ["ClusterView", "Node", "Picture", "Silence", "read_cluster"]
@@ -23,7 +23,7 @@ _LAST_ANSWER_S = 5.0
 class Node:
     """A living node. gpus, cpus: in all. free_…: of nobody; ours_…: held by trials of this driver
     and by processes that Tune keeps warm. gpu_model: of its GPUs, as Ray names it; "" where it does
-    not. is_draining: it is about to leave."""
+    not. is_draining: it is about to leave. is_aside: it was set aside by this driver."""
 
     node_id: str
     gpus: float = 0.0
@@ -34,14 +34,20 @@ class Node:
     ours_cpus: float = 0.0
     gpu_model: str = ""
     is_draining: bool = False
+    is_aside: bool = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no more runs begin there, and those that run are to go."""
+        return self.is_draining or self.is_aside
 
     def devices(self, *, use_gpu: bool) -> float:
-        """Whole ones that count as capacity: a node that is leaving has none."""
-        return 0.0 if self.is_draining else float(int(self.gpus if use_gpu else self.cpus))
+        """Whole ones that count as capacity: a node that is closed has none."""
+        return 0.0 if self.is_closed else float(int(self.gpus if use_gpu else self.cpus))
 
     def taken(self, *, use_gpu: bool) -> float:
         """In other people's hands."""
-        if self.is_draining:
+        if self.is_closed:
             return 0.0
         if use_gpu:
             return max(0.0, self.gpus - self.free_gpus - self.ours_gpus)
@@ -59,6 +65,10 @@ class Picture:
     @property
     def draining(self) -> frozenset[str]:
         return frozenset(node.node_id for node in self.nodes if node.is_draining)
+
+    @property
+    def closed(self) -> frozenset[str]:
+        return frozenset(node.node_id for node in self.nodes if node.is_closed)
 
     @property
     def gpu_models(self) -> frozenset[str]:
@@ -98,6 +108,7 @@ class ClusterView:
         self._end = threading.Event()
         self._asked = threading.Event()
         self._news = threading.Condition()
+        self._aside: frozenset[str] = frozenset()
         self._picture = Picture(tuple(read()))
         self._seen = set(self._picture.living)
         self._answers = 1
@@ -128,13 +139,19 @@ class ClusterView:
 
     def look(self) -> None:
         """Asks the cluster once, in this thread."""
-        picture = Picture(tuple(self._read()))
+        nodes = [replace(node, is_aside=node.node_id in self._aside) for node in self._read()]
+        picture = Picture(tuple(nodes))
         self._seen |= picture.living
         self._looks.append(picture)
         with self._news:
             self._picture = picture
             self._answers += 1
             self._news.notify_all()
+
+    def set_aside(self, nodes: Iterable[str]) -> None:
+        """These are closed from the next answer on, which is asked for."""
+        self._aside = frozenset(nodes)
+        self._asked.set()
 
     def ask(self, patience_s: float = 3.0) -> None:
         """Waits for an answer that is not older than this call, no longer than that."""

@@ -132,6 +132,8 @@ class Conductor:
             self._silences.heard(live.unit.name)
             processes = [Process.parse(one) for one in report.get("processes") or ()]
             live.processes.update(processes)
+            if processes and not report.get("is_host"):
+                live.workers = set(processes)
             self.ledger.lies(live.unit.name, (process.node_id for process in processes))
             live.step = max(live.step, int(report.get("step") or 0))
             if report.get("top1") is not None:
@@ -162,7 +164,7 @@ class Conductor:
                 failure = classify(
                     self._store, live, final, lost, said, silent_s, self._is_node_gone
                 )
-                self._fail(live, final, replace(failure, where=live.where))
+                self._fail(live, final, replace(failure, where=live.where, node=live.node))
             else:
                 self._finish(live, final)
             self._tell_blocked()
@@ -238,6 +240,7 @@ class Conductor:
             "attempt": attempt_name(len(entry.attempts.failures)),
             "workers": entry.shape.workers,
             "devices_per_worker": entry.shape.devices_per_worker,
+            "avoid": sorted(entry.avoids),
             "use_gpu": settings.use_gpu,
             "runtime": asdict(settings.runtime),
             "scratch": settings.scratch,
@@ -276,7 +279,7 @@ class Conductor:
         elif final["reason"] == "exhausted" and not unit.measures:
             self._exhaust(live, [float(preset) for preset in final["missing"]])
         else:
-            self.ledger.done(unit.name, where=live.where)
+            self.ledger.done(unit.name, node=live.node)
             self._tell(lambda one: one.finished(unit, live))
         self._changed(unit)
 
@@ -292,7 +295,7 @@ class Conductor:
             unit.name,
             missing=[unit.snapshot_token(preset) for preset in missing],
             failure=failure,
-            where=live.where,
+            node=live.node,
         )
         self._record_failure(unit, failure)
         self._tell(lambda one: one.failed(unit, failure, Decision.GIVE_UP))
@@ -316,7 +319,7 @@ class Conductor:
             return
         for line in set_aside(self._store, final.get("damaged") or (), unit.label):
             self._warn(line)
-        was_early = self.ledger.stopped_early
+        was_early, were_aside = self.ledger.stopped_early, len(self.ledger.aside)
         decision = self.ledger.fail(unit.name, failure, worked_s=live.worked_s, rest=True)
         entry = self.ledger.entries[unit.name]
         if entry.resting:
@@ -325,6 +328,12 @@ class Conductor:
             self._record_failure(unit, failure)
             self._changed(unit)
         self._tell(lambda one: one.failed(unit, failure, decision))
+        if len(self.ledger.aside) > were_aside:
+            self._warn(
+                f"{failure.where} is set aside: runs there all fail alike ({failure.cause}: "
+                f"{failure.message}); they are tried again elsewhere, and what else runs there "
+                "saves a checkpoint and goes on elsewhere, too"
+            )
         early = self.ledger.stopped_early
         if early is not None and early is not was_early:
             self._warn(

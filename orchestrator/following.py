@@ -62,6 +62,7 @@ class Follower:
         self._flags = _flagged(store)  # a killed driver may have left some
         self._told: set[tuple[Shape, float]] = set()
         self._next_count = 0.0
+        self._aside = 0
         ledger = conductor.ledger
         self._widest = max((entry.shape.devices for entry in ledger.entries.values()), default=0.0)
 
@@ -69,6 +70,9 @@ class Follower:
         """Raises ClusterLostError when the head has been silent for too long."""
         if self._silence.look(self._view.answers) > _HEAD_S:
             raise ClusterLostError("the head of the Ray cluster does not answer any more")
+        if len(aside := self._conductor.ledger.aside) > self._aside:
+            self._aside = len(aside)
+            self._view.set_aside(aside)
         before, picture = self._picture, self._view.picture
         self._picture = picture
         capacity = self._conductor.ledger.capacity
@@ -80,12 +84,18 @@ class Follower:
                 capacity.total, capacity.taken, capacity.rooms.nodes = total, taken, rooms
         if picture is not before:
             self._tell_nodes(before, picture)
-            self._flag_draining(picture)
+            self._flag_closed(picture)
         self._tell_stuck()
 
     def end(self) -> None:
-        """Nothing of this driver's is left where the store is."""
-        self._flag_draining(Picture())
+        """Nothing of this driver's is left where the store is. What it set aside is said again,
+        where nobody has to look for it."""
+        self._flag_closed(Picture())
+        for failure in self._conductor.ledger.aside.values():
+            self._progress.warned(
+                f"{failure.where} was set aside in this run ({failure.cause}: {failure.message}): "
+                "mend it or take it out of the cluster"
+            )
 
     def _tell_nodes(self, before: Picture, now: Picture) -> None:
         there = f"{len(now.nodes)} nodes, {self._counted(now.total(use_gpu=self._use_gpu))}"
@@ -126,13 +136,13 @@ class Follower:
                     f"{capacity.total:g}{held}"
                 )
 
-    def _flag_draining(self, picture: Picture) -> None:
-        """A file for each node that is leaving, which the runs there look at."""
-        for node_id in picture.draining - self._flags:
+    def _flag_closed(self, picture: Picture) -> None:
+        """A file for each node that is leaving, or set aside, which the runs there look at."""
+        for node_id in picture.closed - self._flags:
             with suppress(StoreError):  # then they end with the node, and go on elsewhere
                 self._store.write_bytes(paths.drain_flag(node_id), b"drain\n")
                 self._flags.add(node_id)
-        for node_id in self._flags - picture.draining:
+        for node_id in self._flags - picture.closed:
             with suppress(StoreError):
                 self._store.delete(paths.drain_flag(node_id))
-        self._flags &= picture.draining
+        self._flags &= picture.closed

@@ -46,7 +46,7 @@ class Glance:
     """counts: units by their state, in words. left_s: seconds left by measured paces, None while
     nothing is known of them; at_least: a teacher searches longer than that assumes. stopping:
     running trials were asked to end. is_early: nothing more is begun, since runs fail alike; what
-    runs goes on."""
+    runs goes on. aside: nodes that were set aside, since runs fail there, in words."""
 
     counts: Mapping[str, int]
     going: tuple[Going, ...]
@@ -55,6 +55,7 @@ class Glance:
     stopping: bool = False
     at_least: bool = False
     is_early: bool = False
+    aside: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """`stopping: … 3 done, 2 running · 12 min 03 s, about 3 h 10 min left`."""
@@ -62,7 +63,8 @@ class Glance:
         left = "" if self.left_s is None else f", {about} {duration(self.left_s)} left"
         state = "nothing more is begun, runs fail alike … " if self.is_early else ""
         state = "stopping: running trials save a checkpoint … " if self.stopping else state
-        return f"{state}{self.tally()} · {duration(self.elapsed_s)}{left}"
+        without = f" · set aside: {', '.join(self.aside)}" if self.aside else ""
+        return f"{state}{self.tally()} · {duration(self.elapsed_s)}{left}{without}"
 
     def tally(self) -> str:
         return ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count)
@@ -92,4 +94,5 @@ class Glance:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
         """Raises TypeError where another version wrote it."""
-        return cls(**{**found, "going": tuple(Going(**one) for one in found.get("going", ()))})
+        going = tuple(Going(**one) for one in found.get("going", ()))
+        return cls(**{**found, "going": going, "aside": tuple(found.get("aside", ()))})

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from orchestrator.admission import Capacity, Shape
 from orchestrator.budget import Admit, Chance
+from orchestrator.repeats import Repeats
 from orchestrator.retry import Attempts, Decision, Failure
 from orchestrator.turns import Turns
 from orchestrator.worth import NEUTRAL, Rank, Worth
@@ -57,7 +58,7 @@ class Task(Protocol):
 class Entry:
     """One unit's state. chain: length of the longest chain of work that starts here, in steps.
     resting: ready, but to be left alone until it is woken. place: the device that a running one
-    shares with others."""
+    shares with others. avoids: ids of the nodes that had been set aside when it was handed out."""
 
     task: Task
     shape: Shape
@@ -70,6 +71,7 @@ class Entry:
     blocked_by: str | None = None
     resting: bool = False
     place: int | None = None
+    avoids: frozenset[str] = frozenset()
 
 
 class Ledger:
@@ -81,7 +83,11 @@ class Ledger:
     a typo should not cost a night. failures_in_a_row: when so many attempts, of whatever units,
     failed alike one after the other, anywhere or on one node, nothing more is started either: a
     node that breaks fails fast, and so would be given one run after the other. 0 switches a rule
-    off.
+    off. Where all of them were on one node, and the others can do what is left, that node is set
+    aside instead, and what failed there is ready again.
+
+    aside: by node id, the last failure of those that set it aside; whoever places runs keeps them
+    from these nodes.
     """
 
     def __init__(
@@ -105,12 +111,8 @@ class Ledger:
         }
         self.stopping = False
         self.stopped_early: Failure | None = None
-        self._same_failures = same_failures
-        self._failures_in_a_row = failures_in_a_row
-        self._any_success = False
-        self._first_failures: list[Failure] = []
-        self._rows: dict[str, list[Failure]] = defaultdict(list)
-        """Failures alike, one after the other: those on each node, and under "" all of them."""
+        self.aside: dict[str, Failure] = {}
+        self._repeats = Repeats(same_failures, failures_in_a_row)
         self._dependants: dict[str, list[Entry]] = defaultdict(list)
         self._turns = Turns()
         self._worth = worth
@@ -164,7 +166,7 @@ class Ledger:
         if name is None:
             return None
         entry = self.entries[name]
-        entry.place = self.capacity.take(entry.shape)
+        entry.place, entry.avoids = self.capacity.take(entry.shape), frozenset(self.aside)
         self.capacity.rooms.begin(name, entry.shape)
         self._set(entry, State.RUNNING)
         if self._worth is not None:
@@ -217,11 +219,11 @@ class Ledger:
         *,
         missing: Iterable[str] = (),
         failure: Failure | None = None,
-        where: str = "",
+        node: str = "",
     ) -> None:
         """A unit ended by itself. missing: tokens it was to provide and did not (a teacher's
         accuracy never reached); their dependants are blocked, and the unit counts as failed.
-        where: the node it ran on."""
+        node: id of the one it ran on."""
         entry = self._release(name)
         lost = set(missing)
         for token in entry.task.provides:
@@ -230,8 +232,7 @@ class Ledger:
         self._set(entry, State.FAILED if lost else State.DONE)
         if lost and failure is not None:
             entry.attempts.decide(failure)
-        self._any_success = self._any_success or not lost
-        self._break_rows(where)
+        self._repeats.ended(node, well=not lost)
         for token in sorted(lost):
             self._lose(token)
 
@@ -242,9 +243,14 @@ class Ledger:
         left for another plan. worked_s: seconds of the attempt whose work lasts; None: none. rest:
         where the policy has the unit wait, it is handed out only after `wake`."""
         entry = self._release(name)
+        if failure.is_systematic and failure.node in self.aside.keys() - entry.avoids:
+            entry.attempts.failures.append(failure)
+            entry.attempts.excuse()
+            self._make_ready(entry)
+            return Decision.RETRY
         decision = entry.attempts.decide(failure, worked_s=worked_s or 0.0)
         if worked_s is not None:
-            self._break_rows(failure.where)
+            self._repeats.ended(failure.node)
         if decision is Decision.RETRY:
             self._make_ready(entry, resting=rest and entry.attempts.wait_s() > 0)
         elif decision is Decision.REDO:
@@ -253,8 +259,8 @@ class Ledger:
             self._set(entry, State.FAILED)
             for token in entry.task.provides:
                 self._lose(token)
-        self._watch_for_repeats(failure, ended=decision is Decision.GIVE_UP)
-        return decision
+        self._heed(self._repeats.failed(failure, given_up=decision is Decision.GIVE_UP))
+        return Decision.RETRY if entry.state is State.READY else decision
 
     def wake(self, name: str) -> None:
         """Ends a rest; whoever has a clock decides when."""
@@ -275,30 +281,45 @@ class Ledger:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _watch_for_repeats(self, failure: Failure, *, ended: bool) -> None:
-        if not failure.is_systematic:
+    def _heed(self, failure: Failure | None) -> None:
+        """A failure that was one too many; it names a node if all of them were there."""
+        if failure is None or failure.node in self.aside:
             return
-        rows = [self._rows[place] for place in sorted({"", failure.where})]
-        for row in rows:
-            if row and row[-1].signature != failure.signature:
-                row.clear()
-            row.append(failure)
-        if ended and not self._any_success:
-            self._first_failures.append(failure)
-        limits = [(self._first_failures, self._same_failures)]
-        limits += [(row, self._failures_in_a_row) for row in rows]
-        for seen, limit in limits:
-            if _alike(seen) and len(seen) >= limit > 0:
-                self.stop_early(replace(failure, where=self._only_place(seen)))
+        if failure.node and self._can_spare(failure.node):
+            self._set_aside(failure)
+        else:
+            alone = len(self.capacity.rooms.nodes) <= 1
+            self.stop_early(replace(failure, where="", node="") if alone else failure)
 
-    def _only_place(self, failures: Sequence[Failure]) -> str:
-        """The node that all of them were on, if there are others; else ""."""
-        places = {one.where for one in failures}
-        return places.pop() if len(places) == 1 and len(self.capacity.rooms.nodes) > 1 else ""
+    def _can_spare(self, node: str) -> bool:
+        """Whether the other nodes have the devices for any unit that is left."""
+        rooms = self.capacity.rooms.nodes
+        others = sum(room for one, room in rooms.items() if one not in {node, *self.aside})
+        left = (entry.shape.devices for entry in self.entries.values() if entry.state not in _OVER)
+        return others >= max([1.0, *left])
 
-    def _break_rows(self, where: str) -> None:
-        for place in {"", where}:
-            self._rows.pop(place, None)
+    def _set_aside(self, failure: Failure) -> None:
+        """What failed there as this did has all its attempts again."""
+        self.aside[failure.node] = failure
+        for entry in self.entries.values():
+            failed_there = any(
+                (one.node, one.signature) == (failure.node, failure.signature)
+                for one in entry.attempts.failures
+            )
+            if failed_there:
+                entry.attempts.excuse()
+                if entry.state is State.FAILED:
+                    self._make_ready(entry)
+                    self._regain(entry)
+
+    def _regain(self, entry: Entry) -> None:
+        """What waited for a failed unit may wait again."""
+        for token in entry.task.provides:
+            for dependant in self._dependants.get(token, []):
+                if dependant.state is State.BLOCKED and dependant.blocked_by == token:
+                    dependant.blocked_by = None
+                    self._set(dependant, State.WAITING)
+                    self._regain(dependant)
 
     def _release(self, name: str) -> Entry:
         entry = self.entries[name]
@@ -309,7 +330,7 @@ class Ledger:
         return entry
 
     def _make_ready(self, entry: Entry, *, resting: bool = False) -> None:
-        if entry.state is State.RUNNING:
+        if entry.state in (State.RUNNING, State.FAILED):
             self._turns.expect(entry.shape, entry.cost)  # once more
             if self._worth is not None:
                 self._worth.returned(entry.task.name)
@@ -353,7 +374,3 @@ class Ledger:
         self._counts[entry.state] -= 1
         self._counts[state] += 1
         entry.state = state
-
-
-def _alike(failures: Sequence[Failure]) -> bool:
-    return len({one.signature for one in failures}) == 1

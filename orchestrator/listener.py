@@ -35,13 +35,16 @@ class Listener:
 
 @dataclass
 class Live:
-    """A running trial. attempt: its name. processes: where it runs, as far as it said so. worked_s:
+    """A running trial. attempt: its name. processes: all of its own, as far as it said so. workers:
+    those that train, without the host of a distributed run; once it failed, the one that did.
+    worked_s:
     seconds until it last left something in the store that the next attempt builds on; None: it has
     left nothing."""
 
     unit: Unit
     attempt: str = ""
     processes: set[Process] = field(default_factory=set)
+    workers: set[Process] = field(default_factory=set)
     worked_s: float | None = None
     started: float = field(default_factory=time.monotonic)
     first_step: int = 1
@@ -55,12 +58,16 @@ class Live:
 
     @property
     def where(self) -> str:
-        """The machine and the Ray node that all of it runs on; "" where nobody knows, or where it
-        runs on several."""
-        places = {(process.host, process.node_id) for process in self.processes}
-        if len(places) != 1 or not (place := places.pop())[1]:
-            return ""
-        return f"{place[0]} (node {place[1][:8]})"
+        """The machine and the Ray node that all of it trains on, for people; "" as of `node`."""
+        hosts = {process.host for process in self.workers}
+        return f"{min(hosts)} (node {self.node[:8]})" if self.node else ""
+
+    @property
+    def node(self) -> str:
+        """Id of the Ray node that all of it trains on; "" where nobody knows, or where those are
+        several."""
+        nodes = {process.node_id for process in self.workers}
+        return nodes.pop() if len(nodes) == 1 else ""
 
     @property
     def steps_trained(self) -> int:

@@ -149,6 +149,7 @@ class Progress(Listener):
             stopping=conductor.has_asked,
             at_least=left is not None and left.at_least,
             is_early=conductor.ledger.stopped_early is not None,
+            aside=tuple(failure.where for failure in conductor.ledger.aside.values()),
         )
 
     def _counts(self, conductor: Conductor) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ import psutil
 __all__ = [
     "Process",
     "end_process",
+    "labels_that_avoid",
     "survive_memory_monitor",
     "this_process",
 ]
@@ -41,6 +43,11 @@ def this_process() -> dict[str, Any]:
     node_id = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
     pid = os.getpid()
     return {"node_id": node_id, "pid": pid, "began": _began(pid), "host": platform.node()}
+
+
+def labels_that_avoid(nodes: Collection[str]) -> dict[str, str] | None:
+    """Ray's label selector for all nodes but these; None where there are none."""
+    return {"ray.io/node-id": f"!in({','.join(sorted(nodes))})"} if nodes else None
 
 
 def _began(pid: int) -> float:

@@ -67,12 +67,14 @@ a day's training on eight GPUs may lose a worker now and then, and gets on all t
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """One failed attempt. message: one line. traceback: as Python prints it, or empty. where: the
-    machine and Ray node it ran on; empty where that is not known, or was more than one."""
+    machine and Ray node it ran on, for people, and node: that node's id; both empty where that is
+    not known, or was more than one."""
 
     cause: Cause
     message: str
     traceback: str = ""
     where: str = ""
+    node: str = ""
 
     @property
     def place(self) -> str:
@@ -108,6 +110,10 @@ class Attempts:
             return Decision.REDO
         used = self._counting()[failure.cause]
         return Decision.RETRY if used <= _BUDGETS.get(failure.cause, 0) else Decision.GIVE_UP
+
+    def excuse(self) -> None:
+        """What has failed so far was its node's fault, and counts against it no longer."""
+        self.forgiven = len(self.failures)
 
     def by_cause(self) -> Counter[Cause]:
         """All of them."""

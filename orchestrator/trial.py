@@ -23,9 +23,9 @@ from functools import lru_cache, partial
 from typing import Any
 
 from orchestrator import paths
-from orchestrator.faults import failure_report, first_failure
+from orchestrator.faults import carry_process, failure_report, first_failure
 from orchestrator.orders import check_seen
-from orchestrator.rayprocesses import this_process
+from orchestrator.rayprocesses import labels_that_avoid, this_process
 from orchestrator.retry import Cause
 from orchestrator.store import Store
 from orchestrator.watchdog import Watchdog, die_of_hang
@@ -34,8 +34,8 @@ __all__ = ["StopPoller", "TrialConfig", "failure_report", "run_trial"]
 
 TrialConfig = dict[str, Any]
 """{"store": URI, "unit": name, "attempt": name, "workers": n, "devices_per_worker": x,
-"use_gpu": bool, "runtime": fields of Runtime, "scratch": folder for Ray Train, "hang_after_s",
-"driver": id of the lease}: never data."""
+"use_gpu": bool, "avoid": ids of nodes that were set aside, "runtime": fields of Runtime,
+"scratch": folder for Ray Train, "hang_after_s", "driver": id of the lease}: never data."""
 
 _POLL_S = {True: 0.3, False: 2.0}
 """Seconds between looks at the flags, by whether the store is local: on an object store each look
@@ -240,7 +240,7 @@ def _preempted(report: dict[str, Any], node: str) -> dict[str, Any]:
         **report,
         "event": "failed",
         "cause": Cause.PREEMPTED.value,
-        "message": f"node {node[:12]} is about to leave; saved at step {report['step']}",
+        "message": f"node {node[:8]} takes no more runs; saved at step {report['step']}",
         "spoilt": True,
     }
 
@@ -258,8 +258,8 @@ def run_trial(config: TrialConfig) -> None:
     last: dict[str, Any] = {}
     for report in _reports(config):
         last = {"unit": config["unit"], **report}
-        if last["event"] == "failed":  # where it did so, though it may never have begun
-            last.setdefault("processes", [this_process()])
+        if last["event"] == "failed" and "processes" not in last:  # it may never have begun
+            last |= {"processes": [this_process()], "is_host": config["workers"] > 1}
         tune.report(last)
     if last.get("spoilt"):
         raise _EndProcessError(last["message"])
@@ -306,11 +306,16 @@ def _local(config: TrialConfig) -> Iterator[dict[str, Any]]:
 
 
 def _distributed_loop(config: TrialConfig) -> None:
-    """On each of Train's workers. Only rank 0's metrics are forwarded to Tune."""
+    """On each of Train's workers. Only rank 0's metrics are forwarded to Tune. An error carries
+    along which worker it was."""
     from ray import train
 
-    for report in _unit_reports(config):
-        train.report(report)
+    try:
+        for report in _unit_reports(config):
+            train.report(report)
+    except Exception as error:
+        carry_process(error, this_process())
+        raise
 
 
 def _distributed(config: TrialConfig) -> Iterator[dict[str, Any]]:
@@ -325,8 +330,11 @@ def _distributed(config: TrialConfig) -> Iterator[dict[str, Any]]:
     trainer = TorchTrainer(
         _distributed_loop,
         train_loop_config=config,
-        scaling_config=ScalingConfig(
-            num_workers=config["workers"], use_gpu=config["use_gpu"], resources_per_worker=devices
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Train's version 1
+            num_workers=config["workers"],
+            use_gpu=config["use_gpu"],
+            resources_per_worker=devices,
+            label_selector=labels_that_avoid(config["avoid"]),
         ),
         run_config=RunConfig(
             name=f"{config['unit']}-{config['attempt']}",
@@ -368,7 +376,7 @@ def _signs_of_life(config: TrialConfig) -> Iterator[None]:
     assert session is not None
     reports = session._get_or_create_inter_actor_queue()  # type: ignore[no-untyped-call]
     end = threading.Event()
-    report = {"unit": config["unit"], **_sign()}
+    report = {"unit": config["unit"], **_sign(), "is_host": True}
 
     def say() -> None:
         wait_s = 0.0

@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.conductor import Conductor, Conducts
 from orchestrator.errors import TargetsweepError
+from orchestrator.rayprocesses import labels_that_avoid
 from orchestrator.redaction import is_secret_name
 from orchestrator.trial import TrialConfig
 
@@ -176,11 +177,17 @@ def _ship_nothing() -> None:
 
 def _resources(config: dict[str, Any]) -> Any:
     """A one-worker trial holds its device. A distributed one holds none itself: its workers, which
-    the ledger admitted, live outside; memory is the resource that every node has."""
+    the ledger admitted, live outside; memory is the resource that every node has. Nodes that were
+    set aside are avoided, and so are the processes that are warm there, or anywhere, by then: Tune
+    gives a trial none that was asked for in other words."""
     from ray import tune
 
+    bundle = {"CPU": 1.0}
     if config["workers"] > 1:
-        return tune.PlacementGroupFactory([{"memory": 2.0**20}])
-    if config["use_gpu"]:
-        return tune.PlacementGroupFactory([{"CPU": 1.0, "GPU": config["devices_per_worker"]}])
-    return tune.PlacementGroupFactory([{"CPU": 1.0}])
+        bundle = {"memory": 2.0**20}
+    elif config["use_gpu"]:
+        bundle = {"CPU": 1.0, "GPU": config["devices_per_worker"]}
+    selector = labels_that_avoid(config["avoid"])
+    if selector is None:
+        return tune.PlacementGroupFactory([bundle])
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[selector])

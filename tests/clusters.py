@@ -145,8 +145,15 @@ class Cluster:
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # 127.0.0.1 stays 127.0.0.1
         }
 
-    def add_node(self, *, cpus: float | None = None, gpus: int | None = None) -> int:
-        """Starts another node, waits until it has joined, and says its index."""
+    def add_node(
+        self,
+        *,
+        cpus: float | None = None,
+        gpus: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
+        """Starts another node, waits until it has joined, and says its index. environment: of this
+        node's processes alone, on top of the others'."""
         index = len(self.nodes)
         place = ["--head", *self._head()] if not self.nodes else ["--address", self.address]
         arguments = [
@@ -166,13 +173,14 @@ class Cluster:
             *("--include-log-monitor", "false", "--disable-usage-stats", "--block"),
         ]
         mark = f"TARGETSWEEP_TEST_NODE={secrets.token_hex(8)}"
-        environment = {**self.environment, mark.partition("=")[0]: mark.partition("=")[2]}
-        del environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]  # `ray start` sets it when it is up
+        own = {**self.environment, **(environment or {})}
+        own[mark.partition("=")[0]] = mark.partition("=")[2]
+        del own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]  # `ray start` sets it when it is up
         if not self.nodes:
-            environment["DASHBOARD_METRIC_PORT"] = str(_port())
-            environment["AUTOSCALER_METRIC_PORT"] = str(_port())
+            own["DASHBOARD_METRIC_PORT"] = str(_port())
+            own["AUTOSCALER_METRIC_PORT"] = str(_port())
         log = self.folder / f"node-{index}.log"
-        self.nodes.append(Node(index, _start(arguments, environment, log), log, mark))
+        self.nodes.append(Node(index, _start(arguments, own, log), log, mark))
         self._wait_for(self.nodes[index])
         return index
 

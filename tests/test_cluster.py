@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import paths
 from orchestrator.lease import holder
 from orchestrator.store import Store
 from tests.clusters import Cluster, cluster
@@ -96,6 +97,53 @@ def test_a_node_dies_under_a_run_of_both(
     assert facts(store, wide_run(store))["status"] == "complete"
     check_tracking(store, "mixed")
     assert holder(store) is None
+
+
+NARROW = """\
+name: narrow
+set:
+  dataset: digits
+  backbone: {name: resnet18, width: 4}
+  training: {steps: 20, batch_size: 64, lr: 0.005}
+  augmentation: none
+grids:
+  - axes: {strategy: [A], seed: {seeds}}
+  - set: {scaling: {workers: 2}}
+    axes: {strategy: [A], augmentation: [crop], seed: [0]}
+report:
+  - table: strategies
+    rows: [step]
+    columns: [augmentation]
+"""
+
+
+def test_a_node_that_fails_all_it_gets_is_set_aside(tmp_path: Path, store: Store) -> None:
+    """A library is broken on it. The others do what failed there, and a run of two workers, which
+    its devices would have room for."""
+    broken = tmp_path / "broken" / "torchvision"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('libjpeg.so.62: cannot open')")
+    file = write(tmp_path, NARROW.replace("{seeds}", str(list(range(8)))))
+    with cluster(nodes=1, cpus=2) as nodes:
+        nodes.add_node(cpus=2, environment={"PYTHONPATH": str(broken.parent)})
+        bad = nodes.nodes[1].node_id[:8]
+        with running(
+            "run", file, "--store", store.root,
+            "--ray-address", nodes.address, environment=nodes.environment,
+        ) as command:  # fmt: skip
+            command.until(
+                rf"\(node {bad}\) is set aside: runs there all fail alike \(error: Import"
+            )
+            assert command.end() == 0, command.text
+    assert "cannot open" in command.text
+    assert re.search(
+        rf"\(node {bad}\) was set aside in this run .*: mend it or take it", command.text
+    )
+    assert len(store.list("runs")) == 9
+    assert all(facts(store, name)["status"] == "complete" for name in store.list("runs"))
+    assert not any(store.exists(paths.failure(name)) for name in store.list("runs"))
+    assert not [name for name in store.list("control") if "drain" in name]
+    check_tracking(store, "narrow")
 
 
 @pytest.mark.slow

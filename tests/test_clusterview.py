@@ -15,6 +15,7 @@ from orchestrator.clusterview import ClusterView, Node, Picture, Silence, _node
 from orchestrator.conductor import Conductor
 from orchestrator.following import ClusterLostError, Follower
 from orchestrator.listener import Listener
+from orchestrator.retry import Cause, Failure
 from orchestrator.store import Store
 from tests.driving import GRID, TINY, Clock, conductor_of, tiny_plan
 
@@ -211,6 +212,26 @@ def test_a_draining_node_has_a_flag_until_it_is_gone(tmp_path: Path) -> None:
     del one.cluster.nodes["b"]
     one.look()
     assert not one.store.exists(paths.drain_flag("b"))
+
+
+def test_a_node_set_aside_is_closed_as_if_it_left(tmp_path: Path) -> None:
+    one = Following(tmp_path, gpu_node("a"), gpu_node("b"))
+    one.look()
+    failure = Failure(cause=Cause.ERROR, message="OSError: libcudart", where="b01", node="b")
+    one.conductor.ledger.aside["b"] = failure
+    one.follower.follow()
+    one.look()
+    assert one.store.exists(paths.drain_flag("b"))
+    assert one.capacity == (8, 0)
+    assert one.conductor.ledger.capacity.rooms.nodes == {"a": 8, "b": 0}
+    assert one.screen.lines == []  # the conductor says why
+    assert not one.view.is_gone("b")
+    one.follower.end()
+    assert not one.store.exists(paths.drain_flag("b"))
+    assert one.screen.lines == [
+        "b01 was set aside in this run (error: OSError: libcudart): mend it or take it out of the "
+        "cluster"
+    ]
 
 
 def test_a_killed_drivers_flags_are_removed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from orchestrator import paths
 from orchestrator.admission import Shape
 from orchestrator.conductor import Conductor
 from orchestrator.errors import StoreError
+from orchestrator.glance import Glance
 from orchestrator.interrupts import heed_flag
 from orchestrator.ledger import State
 from orchestrator.plan import Plan
@@ -428,7 +430,7 @@ def test_runs_that_all_fail_alike_are_told_at_once_and_where(
         + "grids: [{axes: {strategy: [A], seed: [0, 1, 2]}}]\n"
     )
     conductor = conductor_of(tiny_plan(tmp_path, text=text), store, [ear], slots=8)
-    conductor.ledger.capacity.rooms.nodes = {"ab" * 28: 4.0, "cd" * 28: 4.0}
+    conductor.ledger.capacity.rooms.nodes = {"ab" * 28: 4.0, "cd" * 28: 0.0}  # others' GPUs
     for unit in [begin(conductor) for _ in range(3)]:
         tell(conductor, unit, "alive", processes=[PROCESS | {"host": "b01"}])
         break_with(conductor, unit)
@@ -441,3 +443,49 @@ def test_runs_that_all_fail_alike_are_told_at_once_and_where(
     glance = glance_of.glance()
     assert glance is not None
     assert "nothing more is begun, runs fail alike" in glance.summary()
+
+
+def test_a_node_set_aside_is_told_and_avoided(tmp_path: Path, store: Store, ear: Ear) -> None:
+    text = (
+        TINY.replace("  teacher: {max_steps: 300}\n", "")
+        + "grids: [{axes: {strategy: [A], seed: [0, 1, 2]}}]\n"
+    )
+    conductor = conductor_of(tiny_plan(tmp_path, text=text), store, [ear], slots=3)
+    conductor.ledger.capacity.rooms.nodes = {"ab" * 28: 3.0, "cd" * 28: 3.0}
+    for unit in [begin(conductor) for _ in range(3)]:
+        tell(conductor, unit, "alive", processes=[PROCESS | {"host": "b01"}])
+        break_with(conductor, unit)
+    (told,) = [text for _, text in ear.of("warned")]
+    assert "b01 (node abababab) is set aside" in told
+    assert "(error: KeyError: 'x')" in told
+    config = conductor.next_trial()
+    assert config is not None
+    assert config["avoid"] == ["ab" * 28]
+    progress = Progress(Console(file=io.StringIO()), done_before=0)
+    progress.watch(conductor)
+    glance = progress.glance()
+    assert glance is not None
+    assert glance.summary().endswith(" · set aside: b01 (node abababab)")
+    assert Glance.from_json(json.loads(json.dumps(glance.as_json()))) == glance
+    finish(conductor, str(config["unit"]))
+    for unit in [begin(conductor), begin(conductor)]:
+        finish(conductor, unit)
+    assert conductor.finished
+    assert conductor.ledger.in_state(State.FAILED) == []
+
+
+def test_a_distributed_run_failed_where_its_worker_did(plan: Plan, store: Store, ear: Ear) -> None:
+    """Not where its host is, nor on all of its nodes."""
+    conductor = conductor_of(plan, store, [ear], slots=8)
+    wheres = []
+    for told in ([], [PROCESS, PROCESS | {"node_id": "cd" * 28}]):
+        unit = begin(conductor)
+        tell(conductor, unit, "alive", processes=[PROCESS | {"node_id": "ef" * 28}], is_host=True)
+        if told:
+            tell(conductor, unit, "started", first_step=1, processes=told)
+        assert conductor.live[unit].node == ""
+        failed = PROCESS | {"node_id": "cd" * 28, "host": "b01"}
+        tell(conductor, unit, "failed", cause="error", message="KeyError", processes=[failed])
+        conductor.on_end(unit, lost=False)
+        wheres.append((store.read_json(paths.failure(unit)) or {})["where"])
+    assert wheres == ["b01 (node cdcdcdcd)"] * 2

@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, Work
 from ray.train import ControllerError, PreemptionError, WorkerGroupError
 
 from orchestrator.errors import DamagedFileError, LostNeedError, StoreError, SupersededError
-from orchestrator.faults import cause_of_death, failure_report, first_failure
+from orchestrator.faults import carry_process, cause_of_death, failure_report, first_failure
 from orchestrator.retry import Cause
 from orchestrator.store import Store
 from trainers.errors import CheckpointError, NonFiniteLossError
@@ -218,3 +218,12 @@ def test_processes_that_must_not_train_again(error: Exception, spoilt: bool) -> 
 )
 def test_what_ray_says_of_a_death(said: str, cause: Cause) -> None:
     assert cause_of_death(said) is cause
+
+
+def test_an_error_says_which_worker_it_came_from() -> None:
+    """Through the pickle that brings it from there."""
+    worker = {"node_id": "cd" * 28, "pid": 4711, "began": 17.0, "host": "b01"}
+    for error in (KeyError("lr"), StoreError("not there"), RuntimeError("CUDA error: ECC")):
+        carry_process(error, worker)
+        assert failure_report(pickle.loads(pickle.dumps(error)))["processes"] == [worker]
+    assert "processes" not in failure_report(KeyError("lr"))

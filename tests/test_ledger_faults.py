@@ -52,43 +52,123 @@ def test_ten_attempts_in_a_row_that_failed_alike_end_a_sweep() -> None:
     assert ledger.finished
 
 
-def on_two_nodes(ledger: Ledger) -> Ledger:
-    ledger.capacity.rooms.nodes = {"a": 1.0, "b": 1.0}
+def on_node(failure: Failure, node: str = "b") -> Failure:
+    return replace(failure, where=f"{node}01 (node {node})", node=node)
+
+
+def on_nodes(ledger: Ledger, **rooms: float) -> Ledger:
+    ledger.capacity.rooms.nodes = rooms or {"a": 1.0, "b": 1.0}
     return ledger
 
 
-def test_a_node_that_fails_all_it_gets_ends_a_sweep_while_another_does_well() -> None:
-    """It fails fast, and would be given one run after the other."""
-    ledger = on_two_nodes(ledger_of(*units(40), slots=2))
-    bad = replace(LOST, where="b01 (node 1a2b)")
-    for _ in range(9):
+def fail_on_b_while_a_does_well(ledger: Ledger, failure: Failure, times: int) -> None:
+    for _ in range(times):
         well = take(ledger)
         assert well is not None
-        fail_next(ledger, bad)
-        ledger.done(well, where="a01 (node 3c4d)")
+        fail_next(ledger, on_node(failure))
+        ledger.done(well, node="a")
+
+
+def test_a_node_that_fails_all_it_gets_is_set_aside_while_another_does_well() -> None:
+    """It fails fast, and would be given one run after the other."""
+    ledger = on_nodes(ledger_of(*units(40), slots=2))
+    fail_on_b_while_a_does_well(ledger, LOST, 9)
+    assert ledger.aside == {}
+    fail_on_b_while_a_does_well(ledger, LOST, 1)
+    assert ledger.aside == {"b": on_node(LOST)}
     assert not ledger.stopping
-    fail_next(ledger, bad)
-    assert ledger.stopped_early == bad  # says where
+    assert take(ledger) is not None
+
+
+def test_what_failed_on_a_node_set_aside_is_ready_again_and_so_is_what_waited_for_it() -> None:
+    teachers = [Fake(f"t{number}", provides=(f"s{number}",)) for number in range(11)]
+    students = [Fake(f"u{number}", needs=(f"s{number}",), cost=1) for number in range(11)]
+    ledger = on_nodes(ledger_of(*teachers, *students, slots=2, same_failures=0))
+    for _ in range(9):
+        assert fail_next(ledger, on_node(BUG)) is Decision.GIVE_UP
+    assert names(ledger, State.BLOCKED) == {f"u{number}" for number in range(9)}
+    left = ledger.cost_left
+    assert fail_next(ledger, on_node(BUG)) is Decision.RETRY
+    assert ledger.aside == {"b": on_node(BUG)}
+    assert names(ledger, State.FAILED) == names(ledger, State.BLOCKED) == set()
+    assert ledger.cost_left == left + 9 * 10 + 9
+    assert ledger.count(State.READY) == 11
+    assert ledger.count(State.WAITING) == 11
+    done = []
+    while (name := take(ledger)) is not None:
+        done.append(name)
+        ledger.done(name, node="a")
+    assert len(done) == 22
+    assert ledger.finished
+
+
+def test_three_first_failures_on_one_node_try_another_before_they_end_a_sweep() -> None:
+    ledger = on_nodes(ledger_of(*units(9), slots=1))
+    for _ in range(3):
+        fail_next(ledger, on_node(BUG))
+    assert list(ledger.aside) == ["b"]
+    assert not ledger.stopping
+    fail_next(ledger, on_node(BUG, "a"))
+    assert ledger.stopped_early == BUG  # it is no node's
+
+
+def test_what_still_ran_on_a_node_set_aside_has_lost_nothing_by_it() -> None:
+    ledger = on_nodes(ledger_of(*units(4), slots=4), b=4.0, a=4.0)
+    running = take_all(ledger)
+    for name in running[:3]:
+        ledger.fail(name, on_node(BUG))
+    assert list(ledger.aside) == ["b"]
+    assert ledger.fail(running[3], on_node(BUG)) is Decision.RETRY
+    assert not ledger.stopping
+    again = take(ledger)
+    assert again is not None
+    assert ledger.entries[again].avoids == {"b"}
+    # It was to be placed elsewhere: on the same node all the same, this one would go on for ever.
+    assert ledger.fail(again, on_node(BUG)) is Decision.GIVE_UP
+
+
+def test_a_node_that_the_others_cannot_do_without_ends_a_sweep() -> None:
+    wide = Fake("wide", workers=2)
+    ledger = on_nodes(ledger_of(*units(40), wide, slots=3), a=1.0, b=2.0)
+    assert take(ledger) == "wide"
+    ledger.fail("wide", on_node(LOST))
+    while ledger.stopped_early is None:
+        name = take(ledger)
+        assert name is not None
+        ledger.fail(name, on_node(LOST))
+    assert ledger.stopped_early == on_node(LOST)  # says where
+    assert ledger.aside == {}
+
+
+def test_a_second_bad_node_is_set_aside_too_but_not_the_last() -> None:
+    ledger = on_nodes(ledger_of(*units(40), slots=1), a=1.0, b=1.0, c=1.0)
+    for node in "bca":
+        ledger.done(take(ledger) or "", node="a")
+        for _ in range(10):
+            assert ledger.stopped_early is None
+            fail_next(ledger, on_node(LOST, node))
+    assert list(ledger.aside) == ["b", "c"]
+    assert ledger.stopped_early == on_node(LOST, "a")
 
 
 def test_a_success_on_the_node_breaks_its_row() -> None:
-    ledger = on_two_nodes(ledger_of(*units(40), slots=1))
-    bad = replace(LOST, where="b01 (node 1a2b)")
+    ledger = on_nodes(ledger_of(*units(40), slots=1))
     for number in range(17):
         if number == 8:
-            ledger.done(take(ledger) or "", where=bad.where)
-        fail_next(ledger, bad)
+            ledger.done(take(ledger) or "", node="b")
+        fail_next(ledger, on_node(LOST))
     assert ledger.stopped_early is None
+    assert ledger.aside == {}
 
 
 def test_what_fails_on_several_nodes_or_where_there_is_one_names_none() -> None:
-    ledger = on_two_nodes(ledger_of(*units(4), slots=1))
-    for where in ("b01 (node 1a2b)", "a01 (node 3c4d)", "b01 (node 1a2b)"):
-        fail_next(ledger, replace(BUG, where=where))
+    ledger = on_nodes(ledger_of(*units(4), slots=1))
+    for node in "bab":
+        fail_next(ledger, on_node(BUG, node))
     assert ledger.stopped_early == BUG
-    alone = ledger_of(*units(4), slots=1)
+    alone = on_nodes(ledger_of(*units(4), slots=1), b=1.0)
     for _ in range(3):
-        fail_next(alone, replace(BUG, where="b01 (node 1a2b)"))
+        fail_next(alone, on_node(BUG))
     assert alone.stopped_early == BUG
 
 

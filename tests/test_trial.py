@@ -15,6 +15,7 @@ from orchestrator import paths
 from orchestrator.errors import StoreError
 from orchestrator.faults import failure_report
 from orchestrator.orders import check_seen
+from orchestrator.rayprocesses import labels_that_avoid
 from orchestrator.store import Store
 from orchestrator.trial import (
     StopPoller,
@@ -26,6 +27,7 @@ from orchestrator.trial import (
     _Throttle,
     _training_thread,
 )
+from orchestrator.tuning import _resources
 
 # -- reports ---------------------------------------------------------------------------------------
 
@@ -149,7 +151,7 @@ def test_what_stopped_for_its_node_was_preempted() -> None:
     stopped = {"event": "finished", "reason": "stopped", "step": 70}
     report = _preempted(stopped, "abc")
     assert (report["event"], report["cause"], report["step"]) == ("failed", "preempted", 70)
-    assert report["message"] == "node abc is about to leave; saved at step 70"
+    assert report["message"] == "node abc takes no more runs; saved at step 70"
     assert report["spoilt"]
 
 
@@ -222,3 +224,18 @@ def test_a_node_that_does_not_see_the_store_is_at_fault_and_no_run(tmp_path: Pat
     assert f"does not see the store {other.uri}" in report["message"]
     assert "mount it on every node" in report["message"]
     assert "errno" not in report  # nothing of what the driver can write
+
+
+# -- where it may be placed ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("workers", "gpu"), [(1, False), (1, True), (2, True)])
+def test_nodes_set_aside_are_not_asked_for(workers: int, gpu: bool) -> None:
+    config = {"workers": workers, "use_gpu": gpu, "devices_per_worker": 0.5, "avoid": []}
+    before, after = _resources(config), _resources(config | {"avoid": ["cd", "ab"]})
+    assert before.bundles == after.bundles
+    selector = [{"ray.io/node-id": "!in(ab,cd)"}]
+    assert after._bound.arguments["bundle_label_selector"] == selector
+    assert before != after  # so no process that is warm there is used again
+    assert after == _resources(config | {"avoid": ["ab", "cd"]})
+    assert labels_that_avoid([]) is None
