@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import textwrap
@@ -271,6 +273,16 @@ def test_a_kill_while_the_database_is_made_leaves_none(tmp_path: Path) -> None:
     assert connect(uri).search_experiments()
     assert (tmp_path / "mlflow.db").is_file()
     assert LocalBackend(tmp_path).sweep_temporaries()  # what the killed one left
+
+
+def test_a_database_for_several_people(tmp_path: Path) -> None:
+    """SQLite would let its maker alone write, whatever the umask."""
+    before = os.umask(0o002)
+    try:
+        connect(f"sqlite:///{tmp_path}/mlflow.db")
+    finally:
+        os.umask(before)
+    assert stat.filemode((tmp_path / "mlflow.db").stat().st_mode) == "-rw-rw-r--"
 
 
 @dataclass
