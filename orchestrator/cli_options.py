@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from orchestrator.devices import Device
+
 __all__ = [
     "DEFAULT_STORE",
     "Budget",
@@ -16,6 +18,7 @@ __all__ = [
     "Concurrency",
     "CudaGraphs",
     "DataOption",
+    "DeviceOption",
     "Export",
     "ExportWeights",
     "Files",
@@ -61,6 +64,14 @@ TrackingUri = Annotated[
     ),
 ]
 
+DeviceOption = Annotated[
+    Device,
+    typer.Option(
+        "--device",
+        help="what runs train on: auto, GPUs if there are any at the start; cuda, GPUs, and a "
+        "cluster's first one is waited for; cpu, CPUs whatever there is",
+    ),
+]
 Concurrency = Annotated[
     int | None, typer.Option(min=1, help="one-worker runs at once; default: what fits")
 ]

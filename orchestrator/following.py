@@ -62,6 +62,7 @@ class Follower:
         self._flags = _flagged(store)  # a killed driver may have left some
         self._told: set[tuple[Shape, float]] = set()
         self._next_count = 0.0
+        self._told_of_gpus = False
         ledger = conductor.ledger
         self._widest = max((entry.shape.devices for entry in ledger.entries.values()), default=0.0)
 
@@ -80,6 +81,7 @@ class Follower:
                 capacity.total, capacity.taken, capacity.rooms.nodes = total, taken, rooms
         if picture is not before:
             self._tell_nodes(before, picture)
+            self._tell_idle_gpus(picture)
             self._flag_draining(picture)
         self._tell_stuck()
 
@@ -96,6 +98,15 @@ class Follower:
         for node_id in sorted(now.draining - before.draining):
             self._progress.warned(
                 f"node {node_id[:8]} is about to leave; what runs there saves a checkpoint"
+            )
+
+    def _tell_idle_gpus(self, now: Picture) -> None:
+        """Once: runs that began on CPUs go on there, whatever joins."""
+        if not self._use_gpu and not self._told_of_gpus and now.total(use_gpu=True):
+            self._told_of_gpus = True
+            self._progress.warned(
+                "GPUs have joined, and this sweep trains on CPUs to its end: stop it (`targetsweep "
+                "stop`) and run it again with --device cuda; nothing is lost"
             )
 
     def _counted(self, devices: float) -> str:
