@@ -119,6 +119,11 @@ class Capacity:
         other people, and must not keep anybody waiting."""
         return shape.devices <= self.total - self.taken + _EPSILON
 
+    def most_at_once(self, shape: Shape) -> float:
+        """Runs, if all were of this shape."""
+        room = self.total / shape.devices
+        return room if self.most_runs is None else min(room, self.most_runs)
+
     def take(self, shape: Shape) -> int | None:
         """Occupies devices and says which shared one, for `release`; None for whole devices."""
         self.used += shape.devices

@@ -15,6 +15,7 @@ from rich.console import Console
 from orchestrator.cli_cluster import add_cluster_commands
 from orchestrator.cli_options import (
     DEFAULT_STORE,
+    AcceleratorOption,
     Budget,
     CheckpointEvery,
     Compile,
@@ -48,6 +49,7 @@ from trainers.errors import TrainerError
 if TYPE_CHECKING:
     from orchestrator.asked import Asked
     from orchestrator.budget import Limit
+    from orchestrator.bundling import BundleExport
     from orchestrator.driver import DriveOptions
 
 __all__ = ["app", "main"]
@@ -127,6 +129,7 @@ def run(
     limit: Limits = None,
     set_: Overrides = None,
     data: DataOption = None,
+    accelerator: AcceleratorOption = "auto",
     concurrency: Concurrency = None,
     workers_per_run: WorkersPerRun = None,
     gpus_per_run: GpusPerRun = None,
@@ -145,17 +148,16 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="plan, start nothing")] = False,
 ) -> None:
     """Runs what is left of the sweeps. Run it again to resume: nothing finished is done twice."""
-    from orchestrator.bundling import BundleExport
     from orchestrator.driver import DriveOptions
     from orchestrator.overheads import read_overheads
     from orchestrator.sweeping import run_sweeps
     from orchestrator.timelimit import time_limit
 
-    if export_weights and export is None:
-        raise UserError("--export-weights says what a bundle holds", "give --export too")
+    bundle = _bundle(export, export_weights)
     asked, place = _asked(files, scale, limit, set_, data), Store(store)
     time = time_limit(budget, os.environ, read_overheads(place))
     options = DriveOptions(
+        accelerator=accelerator,
         concurrency=concurrency,
         workers_per_run=workers_per_run,
         gpus_per_run=gpus_per_run,
@@ -178,8 +180,16 @@ def run(
         lasting_screen(),
         tracking_uri=tracking_uri,
         limit=time,
-        export=None if export is None else BundleExport(export, export_weights),
+        export=bundle,
     )
+
+
+def _bundle(out: str | None, weights: bool) -> BundleExport | None:
+    from orchestrator.bundling import BundleExport
+
+    if weights and out is None:
+        raise UserError("--export-weights says what a bundle holds", "give --export too")
+    return None if out is None else BundleExport(out, weights)
 
 
 def _show_plan(asked: Asked, store: Store, options: DriveOptions, limit: Limit | None) -> None:

@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from orchestrator.devices import Accelerator
+
 __all__ = [
     "DEFAULT_STORE",
+    "AcceleratorOption",
     "Budget",
     "CheckpointEvery",
     "Compile",
@@ -61,6 +64,14 @@ TrackingUri = Annotated[
     ),
 ]
 
+AcceleratorOption = Annotated[
+    Accelerator,
+    typer.Option(
+        "--accelerator",
+        help="what runs train on: auto, GPUs if there are any at the start; gpu, GPUs, and a "
+        "cluster's first one is waited for; cpu, CPUs whatever there is",
+    ),
+]
 Concurrency = Annotated[
     int | None, typer.Option(min=1, help="one-worker runs at once; default: what fits")
 ]

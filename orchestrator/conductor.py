@@ -26,7 +26,7 @@ from orchestrator.silence import Silences
 from orchestrator.stopping import ask_to_stop
 from orchestrator.store import Store
 from orchestrator.timebox import Timebox
-from orchestrator.trial import TrialConfig
+from orchestrator.trial import LEAST_REPORT_S, TrialConfig
 from orchestrator.units import Unit
 from trainers.spec import Runtime
 
@@ -246,7 +246,14 @@ class Conductor:
             "scratch": settings.scratch,
             "driver": settings.driver,
             "hang_after_s": settings.hang_after_s,
+            "report_every_s": self._report_every_s(entry),
         }
+
+    def _report_every_s(self, entry: Entry) -> float:
+        """Seconds between two reports of how far a run is: each costs this process about 10 ms, and
+        all that may run beside it take half a core of it at most."""
+        at_once = min(self.ledger.capacity.most_at_once(entry.shape), len(self.ledger.entries))
+        return max(LEAST_REPORT_S, 0.02 * at_once)
 
     def _hear(self, live: Live, report: dict[str, Any]) -> None:
         event = report["event"]

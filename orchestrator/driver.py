@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from orchestrator.budget import Limit
 from orchestrator.bulletin import posting
 from orchestrator.clusterview import ClusterView, Picture, read_cluster
 from orchestrator.conductor import Conductor, TrialSettings
+from orchestrator.devices import WAIT_S, Accelerator, choose_gpus, local_gpus, seen_by
 from orchestrator.errors import MachineError, StoreError
 from orchestrator.estimate import Pace, measured_rates
 from orchestrator.following import ClusterLostError, Follower
@@ -55,14 +56,15 @@ _LEAVE_SOON_S = 2.0
 class DriveOptions:
     """How to use the machine; nothing here changes a number.
 
-    concurrency: runs at once; None is as many as there are GPUs (or CPU cores) for.
-    workers_per_run: overrides every run's `scaling.workers`. gpus_per_run: overrides
-    `scaling.gpus_per_worker`: a fraction lets runs share a GPU, a whole number makes each run that
-    many workers. ray_address: an existing cluster; None starts Ray here. hang_after_s: seconds
-    without a step, or without a word, after which a trial counts as hung. metrics_port,
+    accelerator: what runs train on. concurrency: runs at once; None is as many as there are GPUs
+    (or CPU cores) for. workers_per_run: overrides every run's `scaling.workers`. gpus_per_run:
+    overrides `scaling.gpus_per_worker`: a fraction lets runs share a GPU, a whole number makes each
+    run that many workers. ray_address: an existing cluster; None starts Ray here. hang_after_s:
+    seconds without a step, or without a word, after which a trial counts as hung. metrics_port,
     metrics_host: where Prometheus may read; None is nowhere.
     """
 
+    accelerator: Accelerator = "auto"
     concurrency: int | None = None
     workers_per_run: int | None = None
     gpus_per_run: float | None = None
@@ -122,8 +124,8 @@ def drive(
         _scratch(store, driver) as (local, shared),
     ):
         survive_memory_monitor()
-        view = ClusterView(partial(read_cluster, is_shared=is_shared))
-        use_gpu, capacity = _capacity(view, options)
+        view = ClusterView(lambda: seen_by(options.accelerator, read_cluster(is_shared=is_shared)))
+        use_gpu, capacity, limit = _capacity(view, options, progress, limit)
         shape_of = _shapes(plan, options, view.picture, progress, use_gpu, capacity.total)
         ledger = _ledger(plan, capacity, shape_of, limit)
         timebox = _timebox(limit, plan, _pace(store, plan, view.picture, shape_of), progress)
@@ -273,9 +275,7 @@ def check_machine(units: Iterable[Unit], options: DriveOptions) -> None:
     """Raises MachineError for runs that this machine cannot take, before Ray is started on it. Of a
     cluster elsewhere nothing is known yet; `drive` looks then."""
     if options.ray_address is None:
-        import torch
-
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = local_gpus(options.accelerator)
         total = float(gpus or _local_slots(options))
         _refuse_unfit(units, total, options, use_gpu=bool(gpus))
 
@@ -318,7 +318,7 @@ def _shapes(
     if use_gpu and (short := picture.short_of_cpus(_smallest(plan, shape))):
         progress.warned(short)
     if options.gpus_per_run not in (None, 1) and not use_gpu:
-        progress.warned("there is no GPU: --gpus-per-run is ignored")
+        progress.warned("runs train on CPUs: --gpus-per-run is ignored")
     return shape
 
 
@@ -348,13 +348,23 @@ def _local_slots(options: DriveOptions) -> int:
     return max(os.cpu_count() or 1, options.concurrency or 1, options.workers_per_run or 1, 2)
 
 
-def _capacity(view: ClusterView, options: DriveOptions) -> tuple[bool, Capacity]:
-    """(whether trials train on GPUs, devices in all)."""
-    use_gpu = bool(view.picture.total(use_gpu=True))
+def _capacity(
+    view: ClusterView, options: DriveOptions, progress: Progress, limit: Limit | None
+) -> tuple[bool, Capacity, Limit | None]:
+    """(whether trials train on GPUs, devices in all, the limit without what was waited for them,
+    which tells nothing of how long the end takes)."""
+    began = time.monotonic()
+    wait_s = WAIT_S if limit is None else min(WAIT_S, limit.stop_at - began)
+    is_shared = options.ray_address is not None
+    use_gpu = choose_gpus(
+        view, options.accelerator, progress.noted, is_shared=is_shared, wait_s=wait_s
+    )
+    if limit is not None:
+        limit = replace(limit, began_s=limit.began_s + time.monotonic() - began)
     total = view.picture.total(use_gpu=use_gpu)
     # What others hold, the first look does not tell from what is on its way (`ClusterView.taken`).
     rooms = Rooms(view.rooms(use_gpu=use_gpu, is_shared=False))
-    return use_gpu, Capacity(total, most_runs=options.concurrency, rooms=rooms)
+    return use_gpu, Capacity(total, most_runs=options.concurrency, rooms=rooms), limit
 
 
 # -- scratch and signals ---------------------------------------------------------------------------

@@ -63,6 +63,7 @@ class Follower:
         self._told: set[tuple[Shape, float]] = set()
         self._next_count = 0.0
         self._aside = 0
+        self._told_of_gpus = False
         ledger = conductor.ledger
         self._widest = max((entry.shape.devices for entry in ledger.entries.values()), default=0.0)
 
@@ -84,6 +85,7 @@ class Follower:
                 capacity.total, capacity.taken, capacity.rooms.nodes = total, taken, rooms
         if picture is not before:
             self._tell_nodes(before, picture)
+            self._tell_idle_gpus(picture)
             self._flag_closed(picture)
         self._tell_stuck()
 
@@ -106,6 +108,15 @@ class Follower:
         for node_id in sorted(now.draining - before.draining):
             self._progress.warned(
                 f"node {node_id[:8]} is about to leave; what runs there saves a checkpoint"
+            )
+
+    def _tell_idle_gpus(self, now: Picture) -> None:
+        """Once: runs that began on CPUs go on there, whatever joins."""
+        if not self._use_gpu and not self._told_of_gpus and now.total(use_gpu=True):
+            self._told_of_gpus = True
+            self._progress.warned(
+                "GPUs have joined, and this sweep trains on CPUs to its end: stop it (`targetsweep "
+                "stop`) and run it again with --accelerator gpu; nothing is lost"
             )
 
     def _counted(self, devices: float) -> str:

@@ -25,6 +25,7 @@ from orchestrator import paths
 from orchestrator.clusterchecks import ask_head, ask_job_server
 from orchestrator.errors import StoreError, UserError
 from orchestrator.lease import holder
+from orchestrator.mounts import listing_age_s
 from orchestrator.store import Store
 from orchestrator.tracking import tracking_uri
 from orchestrator.tracking_client import redacted
@@ -37,6 +38,9 @@ _TIMEOUT_S = 3.0
 _LOW_DISK_GB = 10.0
 _LOW_MEMORY_GB = 4.0
 _GB = 1e9
+_MOUNTS = Path("/proc/self/mountinfo")
+_OLDEST_S = (3, 5)
+"""acdirmin and acdirmax that are well below the 30 s of a spot instance's notice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,7 @@ def checks(
         ("CPU and memory", _cpus),
         ("store", lambda: _store(store)),
         ("disk", lambda: _disk(store)),
+        ("mount", lambda: _mount(store)),
         ("data", lambda: _data(store, data_paths or {})),
         ("mlflow", lambda: _tracking(store)),
         ("ray", lambda: _ray(ray_address)),
@@ -169,6 +174,23 @@ def _disk(store: Store) -> Iterator[Check]:
         yield Check(name="disk", status="warn", detail=detail, remedy=remedy)
     else:
         yield Check(name="disk", status="ok", detail=detail)
+
+
+def _mount(store: Store) -> Iterator[Check]:
+    """Of a store on NFS. Only Linux tells; nothing is said elsewhere."""
+    if not store.is_local or not _MOUNTS.exists():
+        return
+    mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace")
+    ages = listing_age_s(mounts, store.root.resolve())
+    if ages is None:
+        return
+    detail = f"{store.root} is on NFS, which keeps listings for {ages[0]} to {ages[1]} s"
+    if ages[0] > _OLDEST_S[0] or ages[1] > _OLDEST_S[1]:
+        remedy = "mount it with acdirmin=1,acdirmax=3 on every node, else trials see the flags of "
+        remedy += "`stop` and of nodes that leave too late"
+        yield Check(name="mount", status="warn", detail=detail, remedy=remedy)
+    else:
+        yield Check(name="mount", status="ok", detail=detail)
 
 
 def _data(store: Store, data_paths: Mapping[str, str | Path]) -> Iterator[Check]:

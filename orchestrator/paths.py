@@ -27,6 +27,7 @@ __all__ = [
     "kept_json",
     "kept_weights",
     "lease",
+    "listing_probe",
     "metrics",
     "mlartifacts_dir",
     "mlflow_db",
@@ -133,6 +134,11 @@ def checkpoint_dir(name: str) -> str:
 def checkpoint(name: str, stem: str) -> str:
     """stem: `step-00000300`, or `acc-30` for a checkpoint a teacher keeps."""
     return f"{checkpoint_dir(name)}/{safe_name(stem)}.ckpt"
+
+
+def listing_probe(name: str) -> str:
+    """Beside the states, for a moment (`Records.load_state`); hidden, so no listing has it."""
+    return f"{checkpoint_dir(name)}/.listing"
 
 
 def snapshots_dir(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from dashboards.seals import seal_parquet
 from orchestrator import paths
 from orchestrator.errors import DamagedFileError, StoreError, SupersededError
 from orchestrator.metricsfile import read_metrics
-from orchestrator.store import Store
+from orchestrator.store import Store, stale_error
 from orchestrator.weightsfiles import SCORES
 from trainers.checkpoint import (
     dump_weights,
@@ -145,22 +146,44 @@ class Records:
     def load_state(self, before: int | None = None) -> tuple[int, dict[str, Any] | None]:
         """The latest resumable state at a step below `before` (None: of all), as (step, state);
         (0, None) when there is none. A damaged file is set aside, with a warning. Raises StoreError
-        where one is there and cannot be read: the trial is tried again, not the training."""
-        steps = self.checkpoint_steps()
-        for step in sorted(steps, reverse=True):
+        where one is there and cannot be read, or is listed and not there, by an old listing of the
+        folder: the trial is tried again, not the training. Workers that only read pass that over:
+        what counts is the start of the one that writes."""
+        step, state, absent = self._latest_state(before)
+        has_begun = bool(self.rows) or not self._columns  # rows come before states
+        if absent or (state is None and has_begun):
+            self._list_anew()
+            step, state, absent = self._latest_state(before)
+        if state is None and absent and self._writes:
+            raise stale_error(absent[0])
+        self.warnings += [f"{self._name}: {rel} passed over: it is listed only" for rel in absent]
+        return step, state
+
+    def _latest_state(self, before: int | None) -> tuple[int, dict[str, Any] | None, Sequence[str]]:
+        """As `load_state`, and the later states that are listed but are not there."""
+        absent: list[str] = []
+        for step, file in sorted(self.checkpoint_steps().items(), reverse=True):
             if before is not None and step >= before:
                 continue
-            rel = f"{paths.checkpoint_dir(self._name)}/{steps[step]}"
+            rel = f"{paths.checkpoint_dir(self._name)}/{file}"
             try:
-                return step, parse_state(self._store.read_bytes(rel))
+                return step, parse_state(self._store.read_bytes(rel)), absent
             except CheckpointError as error:
                 self._set_aside(rel, error.problem)
             except StoreError as error:
                 if not isinstance(error.__cause__, FileNotFoundError):
                     raise
-                # Listed, but not here yet: another node's cache lags.
-                self.warnings.append(f"{self._name}: {rel} passed over: {error}")
-        return 0, None
+                absent.append(rel)
+        return 0, None, absent
+
+    def _list_anew(self) -> None:
+        """Has the next listing of the states be one of now. An NFS client goes by an old one for up
+        to a minute, in which a run's states came and went on another node; but not in a folder
+        that it has changed itself."""
+        if self._writes and self._store.is_local:
+            with suppress(StoreError):  # where nothing can be written, the run's own writes say so
+                self._store.write_bytes(paths.listing_probe(self._name), b"")
+                self._store.delete(paths.listing_probe(self._name))
 
     def save_checkpoint(self, event: Checkpoint, rows: Sequence[Row] | None = None) -> None:
         """Rows first, then the state that covers them, then older states go: at every moment the

@@ -24,7 +24,7 @@ from orchestrator.redaction import redact_all
 from orchestrator.store_local import LocalBackend
 from orchestrator.store_remote import RemoteBackend
 
-__all__ = ["Backend", "Stamp", "Store", "refuse_absent", "store_errors"]
+__all__ = ["Backend", "Stamp", "Store", "refuse_absent", "stale_error", "store_errors"]
 
 
 class Stamp(NamedTuple):
@@ -215,6 +215,17 @@ def store_errors(verb: str, what: str) -> Iterator[None]:
         raised = StoreError(f"cannot {verb} {what}: {reason}", _remedy(error, verb))
         raised.errno, raised.verb = error.errno or errno.EIO, verb
         raise raised from error
+
+
+def stale_error(what: str) -> StoreError:
+    """Of a file that another node sees and this one does not, or the reverse: worth another try, in
+    which its view of the store is a later one."""
+    error = StoreError(
+        f"this node's view of {what} is an old one",
+        "it is tried again; on NFS mount the store with acdirmin=1,acdirmax=3",
+    )
+    error.errno, error.verb = errno.ESTALE, "read"
+    return error
 
 
 def _unsealed(data: bytes, rel: str) -> dict[str, Any]:

@@ -68,8 +68,8 @@ def connect(uri: str) -> Any:
 
 def _create_database(path: Path) -> None:
     """Makes the SQLite database appear whole. MLflow creates one table by table, for two seconds,
-    and can neither open nor finish what a kill in between leaves. Its mode follows the umask, as that
-    of all other files: SQLite's own would keep the others of a shared store from writing."""
+    and can neither open nor finish what a kill in between leaves. Its mode follows the umask, as
+    that of all other files: SQLite's own would keep the others of a shared store from writing."""
     if path.exists() or not path.parent.is_dir():  # MLflow's own message says what is wrong
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

@@ -16,7 +16,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -25,68 +25,27 @@ from typing import Any
 from orchestrator import paths
 from orchestrator.faults import carry_process, failure_report, first_failure
 from orchestrator.orders import check_seen
+from orchestrator.polling import StopPoller
 from orchestrator.rayprocesses import labels_that_avoid, this_process
 from orchestrator.retry import Cause
 from orchestrator.store import Store
 from orchestrator.watchdog import Watchdog, die_of_hang
 
-__all__ = ["StopPoller", "TrialConfig", "failure_report", "run_trial"]
+__all__ = ["LEAST_REPORT_S", "TrialConfig", "failure_report", "run_trial"]
 
 TrialConfig = dict[str, Any]
 """{"store": URI, "unit": name, "attempt": name, "workers": n, "devices_per_worker": x,
 "use_gpu": bool, "avoid": ids of nodes that were set aside, "runtime": fields of Runtime,
-"scratch": folder for Ray Train, "hang_after_s", "driver": id of the lease}: never data."""
+"scratch": folder for Ray Train, "hang_after_s", "report_every_s", "driver": id of the lease}: never
+data."""
 
-_POLL_S = {True: 0.3, False: 2.0}
-"""Seconds between looks at the flags, by whether the store is local: on an object store each look
-is a request."""
+LEAST_REPORT_S = 0.5
+"""Between two reports of how far a one-worker run is."""
 
 _FIRST_SIGN_S = 1.0
 _SIGN_S = 20.0
 """Seconds until a trial that has nothing to say yet says that it lives, and between such signs
 after."""
-
-
-class StopPoller:
-    """The flags of a store as something the loop may read every step: a thread looks, the loop
-    reads a variable. driver: whose flag counts. nodes: the Ray nodes this run depends on; that one
-    of them is about to leave stops it too.
-
-    draining: the node it was, None otherwise.
-    """
-
-    def __init__(self, store: Store, nodes: Collection[str] = (), driver: str = "") -> None:
-        self.draining: str | None = None
-        self._store = store
-        self._stop = _file(paths.stop_flag(driver))
-        self._drains = {_file(paths.drain_flag(node)): node for node in nodes if node}
-        self._flag = threading.Event()
-        self._end = threading.Event()
-        threading.Thread(target=self._poll, name="stop-flag", daemon=True).start()
-
-    def _poll(self) -> None:
-        while not self._end.is_set():
-            try:
-                there = self._store.list(paths.control_dir())
-            except Exception:  # a store that cannot be read now: the run's own writes will say so
-                there = []
-            leaving = [self._drains[file] for file in there if file in self._drains]
-            if self._stop in there:
-                self._flag.set()
-            elif leaving and not self._flag.is_set():
-                self.draining = leaving[0]
-                self._flag.set()
-            self._end.wait(_POLL_S[self._store.is_local])
-
-    def is_set(self) -> bool:
-        return self._flag.is_set()
-
-    def close(self) -> None:
-        self._end.set()
-
-
-def _file(rel: str) -> str:
-    return rel.rpartition("/")[2]
 
 
 _PASSING = ("evaluation", "progress")
@@ -143,24 +102,26 @@ def _sign_s(config: TrialConfig) -> float:
 
 def _unit_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
     """One worker's part of the unit, whatever the number of workers."""
-    keep = _Throttle() if config["workers"] == 1 else _lockstep
+    is_alone = config["workers"] == 1
+    keep = _Throttle(float(config["report_every_s"])) if is_alone else _lockstep
     for report in _all_reports(config):
         if keep(report):
             yield {"unit": config["unit"], **report}
 
 
 class _Throttle:
-    """Passes evaluations and signs of life at most every half second: a teacher validates a hundred
+    """Passes evaluations and signs of life no more often than that: a teacher validates a hundred
     times a second, and each report costs the driver about 10 ms."""
 
-    def __init__(self) -> None:
-        self._last = 0.0
+    def __init__(self, every_s: float = LEAST_REPORT_S) -> None:
+        self._every_s = every_s
+        self._last = float("-inf")
 
     def __call__(self, report: dict[str, Any]) -> bool:
         if report["event"] not in _PASSING:
             return True
         now = time.monotonic()
-        if now - self._last < 0.5:
+        if now - self._last < self._every_s:
             return False
         self._last = now
         return True
@@ -191,7 +152,7 @@ def _all_reports(config: TrialConfig) -> Iterator[dict[str, Any]]:
     with _watched(config, store, world.rank):
         processes = world.gather(this_process())
         nodes = {process["node_id"] for process in (*processes, config.get("host") or processes[0])}
-        poller = StopPoller(store, nodes, config.get("driver", ""))
+        poller = StopPoller(store, nodes, config.get("driver", ""), looks=world.rank == 0)
         try:
             for report in execute(
                 store, config["unit"], Runtime(**runtime), poller, config["attempt"]

@@ -30,13 +30,12 @@ from orchestrator.needs import (
 )
 from orchestrator.recording import Report, record
 from orchestrator.records import Records
-from orchestrator.store import Store
+from orchestrator.store import Store, stale_error
 from orchestrator.weightsfiles import read_kept_weights
 from trainers.control import StopFlag
 from trainers.data.images import ImageData
 from trainers.distributed import World
 from trainers.engine import configure
-from trainers.errors import CheckpointError
 from trainers.evaluate import STUDENT_COLUMNS, TEACHER_COLUMNS
 from trainers.events import Event, Finished
 from trainers.harvest import in_window, jumped_over
@@ -337,15 +336,13 @@ def _agreed(
     world: World, records: Records, start: int, state: dict[str, Any] | None
 ) -> tuple[int, dict[str, Any] | None]:
     """Rank 0's start for every worker, each of which looked at the store by itself: another node's
-    directory cache may lag. Raises CheckpointError where rank 0's state cannot be read."""
+    directory cache may lag. Raises StoreError, to be tried again, where rank 0's state is not to be
+    seen."""
     first = world.share(start)
     if start != first:
         start, state = records.load_state(before=first + 1)
     if start != first:
-        raise CheckpointError(
-            f"worker {world.rank} cannot read the state of step {first}, where worker 0 goes on",
-            "see that every node has the store mounted",
-        )
+        raise stale_error(f"step {first}, where worker 0 goes on and worker {world.rank} cannot,")
     return start, state
 
 

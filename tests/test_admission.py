@@ -176,3 +176,9 @@ def test_a_mixed_sweep_splits_no_wide_run_and_ends() -> None:
         ledger.done(name)
     assert spans == [1] * 8
     assert names(ledger, State.DONE) == ledger.entries.keys()
+
+
+def test_how_many_runs_of_a_shape_there_is_room_for() -> None:
+    assert Capacity(8.0).most_at_once(Shape(devices_per_worker=0.25)) == 32
+    assert Capacity(8.0).most_at_once(Shape(workers=4)) == 2
+    assert Capacity(8.0, most_runs=3).most_at_once(Shape()) == 3

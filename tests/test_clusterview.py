@@ -131,7 +131,7 @@ def test_silence_counts_looks_not_sleep() -> None:
 class Following:
     """A follower of a made-up cluster, over the runs of a sweep."""
 
-    def __init__(self, folder: Path, *nodes: Node, wide: int = 1) -> None:
+    def __init__(self, folder: Path, *nodes: Node, wide: int = 1, use_gpu: bool = True) -> None:
         self.cluster = Cluster(*nodes)
         self.view = ClusterView(self.cluster)
         self.store = Store(folder / "store")
@@ -141,7 +141,7 @@ class Following:
             entry.shape = Shape(workers=wide)
         self.follower = Follower(
             self.view, self.conductor, self.screen, self.store,  # type: ignore[arg-type]
-            use_gpu=True, is_shared=True, clock=Clock(step=1.0),
+            use_gpu=use_gpu, is_shared=True, clock=Clock(step=1.0),
         )  # fmt: skip
 
     def look(self) -> None:
@@ -167,6 +167,17 @@ def test_capacity_follows_the_nodes(tmp_path: Path) -> None:
     one.look()
     assert one.capacity == (8, 0)
     assert one.screen.lines[1:] == ["node a is gone: 1 nodes, 8 GPUs"]
+
+
+def test_gpus_that_join_a_sweep_on_cpus_are_said_once(tmp_path: Path) -> None:
+    one = Following(tmp_path, Node(node_id="head", cpus=4, free_cpus=4), use_gpu=False)
+    one.look()
+    assert one.screen.lines == []
+    for name in "ab":
+        one.cluster.nodes[name] = gpu_node(name)
+        one.look()
+    (line,) = [line for line in one.screen.lines if "GPUs" in line]
+    assert "run it again with --accelerator gpu; nothing is lost" in line
 
 
 def test_what_others_hold_is_left_to_them(tmp_path: Path) -> None:

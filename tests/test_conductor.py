@@ -54,6 +54,24 @@ def test_orders_are_written_before_a_trial_is_handed_out(
     assert request["attempt"] == config["attempt"]
 
 
+@pytest.mark.parametrize(
+    ("slots", "runs", "most", "every_s"),
+    [(2, 1000, None, 0.5), (100, 1000, None, 2.0), (100, 30, None, 0.6), (100, 1000, 8, 0.5)],
+)
+def test_the_more_runs_at_once_the_less_often_each_reports(
+    plan: Plan, store: Store, slots: int, runs: int, most: int | None, every_s: float
+) -> None:
+    """Else 50 of them would take the whole of the driver's core."""
+    conductor = conductor_of(plan, store, slots=slots)
+    conductor.ledger.capacity.most_runs = most
+    config = conductor.next_trial()
+    assert config is not None
+    assert config["report_every_s"] == 0.5  # there are but a few units
+    entry = conductor.ledger.entries[config["unit"]]
+    conductor.ledger.entries = {f"{number}": entry for number in range(runs)}
+    assert conductor._report_every_s(entry) == pytest.approx(every_s)
+
+
 def test_a_trials_configuration_holds_names_and_paths_only(conductor: Conductor) -> None:
     config = conductor.next_trial()
     assert config is not None

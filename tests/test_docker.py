@@ -300,6 +300,28 @@ def test_batch_script_keeps_the_token_off_command_lines() -> None:
     assert "#SBATCH --requeue\n" in text
 
 
+@pytest.mark.parametrize(("gpus", "accelerator"), [(None, "auto"), ("0", "auto"), ("8", "gpu")])
+def test_a_slurm_job_with_gpus_trains_on_them(gpus: str | None, accelerator: str) -> None:
+    text = SBATCH.read_text()
+    (lines,) = re.findall(r"^accelerator=.*\n.*\n", text, re.MULTILINE)
+    assert (
+        'targetsweep run --accelerator "$accelerator" "$@"' in text
+    )  # a person's own comes later, and counts
+    given = {} if gpus is None else {"SLURM_GPUS_ON_NODE": gpus}
+    said = subprocess.run(
+        ["bash", "-uc", f"{lines}echo $accelerator"],
+        env=given,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout == f"{accelerator}\n"
+
+
+def test_a_job_of_kubernetes_waits_for_its_gpus() -> None:
+    assert manifest("RayJob")["spec"]["entrypoint"].endswith("--accelerator gpu")
+
+
 def commands_said() -> Iterator[tuple[str, list[str]]]:
     """(file, words) of every `targetsweep …` in docker/: in scripts, manifests and the README."""
     for path in sorted(DOCKER.rglob("*")):

@@ -119,6 +119,22 @@ def test_a_store_in_use_and_one_that_cannot_be_written(store: Store) -> None:
     assert check.status == "missing"
 
 
+@pytest.mark.parametrize(
+    ("options", "status"), [("rw,acdirmax=3", "warn"), ("rw,acdirmin=1,acdirmax=3", "ok")]
+)
+def test_a_store_on_nfs(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, status: str
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"40 21 0:52 / {tmp_path} rw - nfs4 nas:/export {options}\n")
+    monkeypatch.setattr(machine, "_MOUNTS", mounts)
+    check = named(checks(store), "mount")
+    assert check.status == status
+    assert ("acdirmin=1,acdirmax=3" in check.remedy) == (status == "warn")
+    monkeypatch.setattr(machine, "_MOUNTS", tmp_path / "none")
+    assert "mount" not in [check.name for check in checks(store)]
+
+
 def test_data_sets(store: Store, tmp_path: Path) -> None:
     store.write_json("datasets/digits/meta.json", {})
     store.write_bytes("datasets/half/train-images.npy", b"")

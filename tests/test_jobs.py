@@ -145,7 +145,7 @@ def test_run_understands_every_option_that_is_passed_on() -> None:
     """Each with another value than its default."""
     defaults = parsed(["a.yaml"])
     hints = get_type_hints(cli.run)
-    others = {"list": ["x=1", "y=2"], "int": 7, "float": 2.5, "str": "text"}
+    others = {"list": ["x=1", "y=2"], "int": 7, "float": 2.5, "str": "text", "Literal": "gpu"}
     values: dict[str, Any] = {}
     for name in defaults.keys() - set(NOT_PASSED_ON):
         kind = next((kind for kind in others if kind in str(hints[name])), "")

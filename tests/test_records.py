@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from orchestrator import paths
 from orchestrator.errors import DamagedFileError, LostNeedError, StoreError
+from orchestrator.faults import failure_report
 from orchestrator.records import Records
 from orchestrator.store import Store, store_errors
 from orchestrator.weightsfiles import read_snapshot, read_snapshot_weights
@@ -201,9 +203,66 @@ def test_a_state_that_cannot_be_read_now_is_not_passed_over(
     monkeypatch.setattr(store, "read_bytes", failing)
     with pytest.raises(StoreError, match="Input/output error"):
         records.load_state()
-    error = FileNotFoundError(errno.ENOENT, "No such file")  # listed, but not here yet
-    assert records.load_state() == (0, None)
-    assert "passed over" in records.warnings[0]
+
+
+class StaleStore(Store):
+    """A store on NFS: goes by the listing that a run's states had at first, until it changes their
+    folder itself. drops: leaves out what a stat does not find, as a local store does. stays: until
+    its time is over, whatever it changes."""
+
+    def __init__(self, root: Path, *, drops: bool = False, stays: bool = False) -> None:
+        super().__init__(root)
+        self.old: list[str] | None = super().list(paths.checkpoint_dir(NAME))
+        self.drops = drops
+        self.stays = stays
+
+    def list(self, rel: str = "") -> list[str]:
+        if self.old is None or rel != paths.checkpoint_dir(NAME):
+            return super().list(rel)
+        return [file for file in self.old if not self.drops or self.exists(f"{rel}/{file}")]
+
+    def write_bytes(self, rel: str, data: bytes) -> None:
+        super().write_bytes(rel, data)
+        if rel.startswith(paths.checkpoint_dir(NAME)) and not self.stays:
+            self.old = None
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_state_that_another_node_wrote_meanwhile_is_found(tmp_path: Path, drops: bool) -> None:
+    """By an old listing there would be none, and all that was trained would be trained again."""
+    elsewhere = records_of(Store(tmp_path / "store"))
+    elsewhere.add(row(4), replayed=False)
+    elsewhere.save_checkpoint(state_at(4))
+    here = StaleStore(tmp_path / "store", drops=drops)
+    elsewhere.save_checkpoint(state_at(5))
+    assert records_of(here).load_state()[0] == 5
+    assert checkpoints(here, NAME) == ["step-00000005.ckpt"]
+    assert not here.exists(paths.listing_probe(NAME))
+
+
+def test_while_a_listing_stays_old_a_run_is_tried_again(tmp_path: Path) -> None:
+    elsewhere = records_of(Store(tmp_path / "store"))
+    elsewhere.save_checkpoint(state_at(4))
+    here = StaleStore(tmp_path / "store", stays=True)
+    elsewhere.save_checkpoint(state_at(5))
+    with pytest.raises(StoreError, match="an old one") as caught:
+        records_of(here).load_state()
+    report = failure_report(pickle.loads(pickle.dumps(caught.value)))
+    assert (report["cause"], "errno" in report) == ("store", False)
+    reader = Records(here, NAME, STUDENT_COLUMNS, writes=False)
+    assert reader.load_state() == (0, None)  # worker 0's start is what counts
+    assert "passed over" in reader.warnings[0]
+    here.old = None  # its time is over
+    assert records_of(here).load_state()[0] == 5
+
+
+def test_states_that_are_really_gone_hold_nobody_up(tmp_path: Path) -> None:
+    """Listed, and deleted before they could be read: by the next look there are none."""
+    store = Store(tmp_path / "store")
+    records_of(store).save_checkpoint(state_at(4))
+    here = StaleStore(tmp_path / "store")
+    records_of(store).drop_checkpoints()
+    assert records_of(here).load_state() == (0, None)
 
 
 def test_workers_that_only_read_leave_damage_where_it_is(store: Store) -> None:

@@ -15,10 +15,10 @@ from orchestrator import paths
 from orchestrator.errors import StoreError
 from orchestrator.faults import failure_report
 from orchestrator.orders import check_seen
+from orchestrator.polling import StopPoller
 from orchestrator.rayprocesses import labels_that_avoid
 from orchestrator.store import Store
 from orchestrator.trial import (
-    StopPoller,
     _decode_threads,
     _in_training_thread,
     _lockstep,
@@ -28,6 +28,7 @@ from orchestrator.trial import (
     _training_thread,
 )
 from orchestrator.tuning import _resources
+from tests.driving import Clock
 
 # -- reports ---------------------------------------------------------------------------------------
 
@@ -37,6 +38,16 @@ def test_a_hundred_evaluations_a_second_become_one() -> None:
     kept = [keep({"event": "evaluation", "step": step}) for step in range(100)]
     assert 1 <= sum(kept) < 100
     assert kept[0]
+
+
+def test_the_driver_says_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = Clock()
+    monkeypatch.setattr("orchestrator.trial.time", SimpleNamespace(monotonic=now))
+    keep = _Throttle(4.0)
+    kept = []
+    for now.now in range(10):
+        kept += [now.now] if keep({"event": "progress", "step": 1}) else []
+    assert kept == [0, 4, 8]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +156,24 @@ def test_a_node_that_is_about_to_leave_stops_its_runs(tmp_path: Path) -> None:
     finally:
         here.close()
         elsewhere.close()
+
+
+def test_workers_that_follow_the_first_do_not_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    looks = threading.Event()
+    monkeypatch.setattr(store, "list", lambda rel: looks.set() or [])
+    second = StopPoller(store, looks=False)
+    first = StopPoller(Store(tmp_path / "store"))
+    try:
+        Store(tmp_path / "store").write_bytes(paths.stop_flag(), b"stop\n")
+        assert comes(first.is_set)
+        assert not looks.is_set()
+        assert not second.is_set()
+    finally:
+        first.close()
+        second.close()
 
 
 def test_what_stopped_for_its_node_was_preempted() -> None:

@@ -20,11 +20,12 @@ from orchestrator.environment import environment
 from orchestrator.errors import StoreError
 from orchestrator.identity import from_canonical, run_key
 from orchestrator.plan import Plan
+from orchestrator.records import Records
 from orchestrator.retry import Cause
 from orchestrator.store import Store
 from orchestrator.trial import failure_report
 from orchestrator.units import Unit
-from orchestrator.worker import execute
+from orchestrator.worker import _agreed, execute
 from tests.driving import (
     EVERY_STEP,
     RUNTIME,
@@ -423,7 +424,7 @@ def test_killed_between_any_two_writes_of_a_teacher(tmp_path: Path) -> None:
 MORTAL = """
 import io, os, signal, sys
 from orchestrator.store import Store
-from orchestrator.worker import execute
+from orchestrator.worker import _agreed, execute
 from trainers.pulse import PULSE
 from trainers.spec import Runtime
 
@@ -470,3 +471,24 @@ def test_events_without_a_stop_flag(store: Store, tmp_path: Path) -> None:
     """`threading.Event` is a stop flag; one that is never set changes nothing."""
     name = order(tiny_plan(tmp_path, text=A), store)
     assert run(store, name, stop=threading.Event())[-1]["reason"] == "done"
+
+
+class _Second:
+    """Worker 1 of two, told what worker 0 says."""
+
+    rank, size = 1, 2
+
+    def __init__(self, said: int) -> None:
+        self.said = said
+
+    def share(self, value: Any) -> Any:
+        return self.said
+
+
+def test_a_worker_that_does_not_see_where_the_first_goes_on_is_tried_again(store: Store) -> None:
+    """Its node's view of the store is an old one: no fault of the run."""
+    records = Records(store, "student-0123456789abcdef", (), writes=False)
+    assert _agreed(_Second(0), records, 0, None) == (0, None)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match="step 50, where worker 0 goes on") as caught:
+        _agreed(_Second(50), records, 0, None)  # type: ignore[arg-type]
+    assert failure_report(caught.value)["cause"] == Cause.STORE
