@@ -93,7 +93,8 @@ class Engine:
         self.model.train()
 
     def update(self) -> None:
-        """One step on the next global batch. On a GPU nothing here waits for the device."""
+        """One step on the next global batch. On a GPU nothing here waits for the device,
+        unless it falls behind with encoded pictures (`pixels.Leash`)."""
         if self._stochastic:
             self._seed_dropout()
         self._now.fill_(self.step)
