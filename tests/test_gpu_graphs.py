@@ -128,17 +128,18 @@ def test_a_hundred_steps_wait_for_nothing(strategy: str, runtime: Any, tmp_path:
 
 
 def test_a_closed_engine_gives_its_memory_back() -> None:
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    for _ in range(2):
+    """All but what libraries keep for the stream of captures, which all engines share."""
+    left = []
+    for _ in range(3):
         engine = engine_of("A", Path(), CAPTURED, backbone=Backbone(name="resnet18", width=32))
         for _ in range(6):
             engine.update()
         engine.close()
         del engine
         torch.cuda.synchronize()
-        # The libraries' workspaces stay; a model of this width with its moments is 34 MB.
-        assert torch.cuda.memory_allocated() - before < 20e6
+        left.append(torch.cuda.memory_allocated())
+    # A model of this width with its moments is 34 MB, cuBLAS's workspace on a Hopper too.
+    assert max(left) - left[0] < 20e6
 
 
 def test_a_compiled_step_may_be_captured() -> None:
