@@ -39,7 +39,8 @@ Step = Callable[[], None]
 
 def may_be_captured(device: torch.device, world: World, *, stochastic: bool) -> bool:
     """Whether a step is a function of device state alone. Not where several workers talk to each
-    other, nor where a model draws: each step's dropout is seeded by the host."""
+    other, nor where a model draws: each step's dropout is seeded by the host. A replay
+    reads that seed, so it may do; tests/test_gpu_graphs.py has the experiment, which no GPU ran."""
     return device.type == "cuda" and world.size == 1 and not stochastic
 
 
