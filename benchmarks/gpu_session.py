@@ -19,7 +19,7 @@ named ones again.
     compiled    the step and its floor under torch.compile
     precision   bf16 against fp32, final accuracy by seed (needs --data)
     validation  a teacher's validation after every step, screened and not (needs --data)
-    fp32        the step in fp32
+    fp32        the step in fp32, and whether its floor is faster in NCHW than channels-last
     sharing-bf16 the same in bf16
     checkpoints what one a minute costs (needs what the store needs besides)
 
@@ -114,7 +114,8 @@ STAGES = (
         least_s=90, limit_s=300, needs_data=True,
     ),
     Stage(
-        name="fp32", script="step.py", arguments=(*_OURS, "--precision", "fp32", "--baselines"),
+        name="fp32", script="step.py",
+        arguments=(*_OURS, "--precision", "fp32", "--nchw", "--baselines"),
         least_s=60, limit_s=240, takes_data=True,
     ),
     Stage(

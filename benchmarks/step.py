@@ -67,7 +67,7 @@ def measure(
     """One precision, for the JSON: handed to `keep` after each round too, so that a run which is
     cut short has what it measured. Prints the tables and adds to `profiles`."""
     lined = LineUp(setting, min(options.steps, _TRIAL_STEPS), say)
-    lined.add_ours(options.strategies)
+    lined.add_ours(options.strategies, nchw=options.nchw)
     wanted = [name for name in options.baselines if BASELINES[name] in options.strategies]
     lined.add_baselines(wanted, options.workers)
     before, rounds, found = describe_device(setting.device), [], {}
@@ -173,6 +173,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--test-images", type=int, default=10_000, help="test images at most")
     add("--threads", type=int, default=1, help="of torch, on a CPU")
     add("--compile", action="store_true", help="torch.compile ours and the floor")
+    add("--nchw", action="store_true", help="the floor in NCHW too: is channels-last the faster?")
     add("--profile", type=Path, default=None, help="write summaries there, as JSON or text")
     add("--json", type=Path, default=None, help="write rows and machine there too")
     options = parser.parse_args(arguments)

@@ -48,6 +48,7 @@ def _measures(rounds: Rounds, on_cpu: bool) -> Iterator[Measure]:
     ratios = (
         ("A", "floor", "≤ 1.10"),
         ("A", "floor, eager", ""),
+        ("floor, NCHW", "floor", ""),
         ("C", "A", "≤ 1.02"),
         ("B", "A", "≤ 1.40"),
     )

@@ -162,6 +162,14 @@ def test_who_cannot_run_is_left_out_and_why_is_said():
     lined.close()
 
 
+def test_the_floor_takes_its_layout():
+    lined = LineUp(setting(), 1, print)
+    lined.add_ours([], nchw=True)
+    assert [contender.name for contender in lined.contenders] == ["floor", "floor, NCHW"]
+    (row,) = measures([{one.name: one.turn(1) for one in lined.contenders}], on_cpu=True)
+    assert row.name == "step of floor, NCHW / floor"
+
+
 def first_batch(at):
     images_NCHW = torch.randn(at.batch, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     return images_NCHW, torch.arange(at.batch) % 10

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo import OptimizedModule
 from torch._dynamo.testing import CompileCounter
 from training_helpers import (
     RUNTIME,
@@ -14,7 +15,9 @@ from training_helpers import (
     final_state,
     image_data,
     mapping,
+    only,
     rows,
+    run_interrupted,
     run_student,
     student_spec,
     teacher_spec,
@@ -22,9 +25,11 @@ from training_helpers import (
 
 from trainers import convolutions
 from trainers.compiled import compiled
-from trainers.events import Evaluation
+from trainers.evaluate import TestSet
+from trainers.events import Evaluation, Snapshot
+from trainers.models import Teacher
 from trainers.precision import autocast, in_precision
-from trainers.spec import AUGMENTATIONS, Request
+from trainers.spec import AUGMENTATIONS, AdamW, Request
 from trainers.teacher import train_teacher
 
 DATA = image_data()
@@ -72,6 +77,37 @@ def test_a_teachers_validation_is_compiled(counter):
     plain = list(train_teacher(teacher_spec(), DATA, request, RUNTIME))
     assert rows(compiled_run) == rows(plain)
     assert len([event for event in plain if isinstance(event, Evaluation)]) == 4
+
+
+def test_one_program_judges_every_state_of_a_teacher(counter, monkeypatch):
+    """Screened, validated, bisected, or taken up again: at a window's edge rounding decides."""
+    judges, correct = [], TestSet.correct
+
+    def spy(tests, model, heads):
+        judges.append(type(model))
+        return correct(tests, model, heads)
+
+    monkeypatch.setattr(TestSet, "correct", spy)
+    spec = teacher_spec(optimizer=AdamW(lr=1e-2, weight_decay=0.01))
+    request = Request(horizon=24, presets=(90.0,), validate_every=4, screen=50)
+
+    def search(runtime):
+        judges.clear()
+        return run_interrupted(
+            lambda state, stop: list(
+                train_teacher(spec, DATA, request, runtime, state=state, stop=stop)
+            ),
+            (10,),
+        )
+
+    found = search(COMPILED)
+    assert any(0 < snapshot.alpha < 1 for snapshot in only(Snapshot, found))
+    assert set(judges) == {OptimizedModule}
+    assert counter.frame_count == 4  # in training, on the whole set, on its part; augmentation
+    asked = len(judges)
+    assert rows(search(RUNTIME)) == rows(found)
+    assert set(judges) == {Teacher}
+    assert len(judges) == asked
 
 
 def test_kernels_are_kept_in_a_folder_of_ours_unless_told(counter, monkeypatch, tmp_path):

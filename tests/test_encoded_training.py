@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from trainers.distributed import World
 from trainers.errors import DataError
 from trainers.evaluate import evaluation_set, teacher_heads
 from trainers.events import Evaluation, Finished, Snapshot
+from trainers.pixels import EncodedPixels, Leash, Mark
 from trainers.spec import AUGMENTATIONS, Augmentation, Backbone, Request
 from trainers.student import train_student
 from trainers.targets import compute_targets
@@ -180,6 +182,58 @@ def test_only_what_is_needed_is_decoded(data: ImageData, augmentation: str) -> N
     ahead = watched.reads - needed
     assert not needed - watched.reads
     assert ahead.total() <= 2 * 2 * (BATCH // 4)  # of the two steps after these
+
+
+class SlowDevice:
+    """Does nothing before somebody waits for it. `asked`, `done`: steps."""
+
+    def __init__(self) -> None:
+        self.asked = self.done = 0
+        self.waits: list[int] = []
+
+    def mark(self) -> Mark:
+        self.asked += 1
+        return _Place(self, self.asked)
+
+
+class _Place:
+    def __init__(self, device: SlowDevice, step: int) -> None:
+        self._device, self._step = device, step
+
+    def synchronize(self) -> None:
+        self._device.done = self._step
+        self._device.waits.append(self._step)
+
+
+def test_the_host_runs_ahead_of_a_device_as_far_as_its_leash() -> None:
+    device = SlowDevice()
+    leash = Leash(3, device.mark)
+    ahead = []
+    for _ in range(6):
+        leash.go_on()
+        ahead.append(device.asked - device.done)
+    assert ahead == [1, 2, 3, 3, 3, 3]
+    assert device.waits == [1, 2, 3]  # the oldest, once each
+
+
+def test_a_step_is_marked_once_its_views_are_sent(data: ImageData) -> None:
+    made, device = source(data), SlowDevice()
+    pixels = made._pixels
+    assert isinstance(pixels, EncodedPixels)
+    assert pixels._leash is None  # a CPU's copies are over when they return
+    sent = []
+
+    def mark() -> Mark:
+        sent.append(pixels._views.clone())
+        return device.mark()
+
+    pixels._leash = Leash(1, mark)
+    for step in range(4):
+        made.batch(step)
+        assert torch.equal(sent[step], pixels._views)
+    made.close()
+    assert not any(torch.equal(one, other) for one, other in pairwise(sent))
+    assert device.waits == [1, 2, 3]
 
 
 def test_a_damaged_picture_stops_the_run_by_name(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from tests.training_helpers import RUNTIME, image_data, mapping, student_spec, teacher_spec
 from trainers.events import Checkpoint, Evaluation, Finished, Snapshot
+from trainers.pixels import Leash, _cuda_mark
 from trainers.spec import Request, Screening
 from trainers.student import train_student
 from trainers.teacher import train_teacher
@@ -69,3 +70,18 @@ def test_compiled_models_keep_their_names() -> None:
     events = list(train_student(spec, data, Request(horizon=3), compiled))
     state = next(event.state for event in events if isinstance(event, Checkpoint))
     assert not any(name.startswith("_orig_mod") for name in state["model"])
+
+
+def test_the_host_does_not_run_away_from_a_gpu() -> None:
+    device = torch.device("cuda")
+    events: list[Any] = []
+
+    def mark() -> Any:
+        events.append(_cuda_mark(device))
+        return events[-1]
+
+    leash, factor = Leash(3, mark), torch.randn(4096, 4096, device=device)
+    for _ in range(20):
+        factor @ factor  # milliseconds, where the host needs microseconds
+        leash.go_on()
+        assert all(event.query() for event in events[:-3])

@@ -23,6 +23,7 @@ from tests.training_helpers import (
 from trainers.distributed import World
 from trainers.engine import Engine
 from trainers.events import Checkpoint
+from trainers.graphs import may_be_captured
 from trainers.spec import AUGMENTATIONS, Backbone
 from trainers.student import build_engine
 from trainers.teacher import build_engine as build_teacher_engine
@@ -128,17 +129,18 @@ def test_a_hundred_steps_wait_for_nothing(strategy: str, runtime: Any, tmp_path:
 
 
 def test_a_closed_engine_gives_its_memory_back() -> None:
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    for _ in range(2):
+    """All but what libraries keep for the stream of captures, which all engines share."""
+    left = []
+    for _ in range(3):
         engine = engine_of("A", Path(), CAPTURED, backbone=Backbone(name="resnet18", width=32))
         for _ in range(6):
             engine.update()
         engine.close()
         del engine
         torch.cuda.synchronize()
-        # The libraries' workspaces stay; a model of this width with its moments is 34 MB.
-        assert torch.cuda.memory_allocated() - before < 20e6
+        left.append(torch.cuda.memory_allocated())
+    # A model of this width with its moments is 34 MB, cuBLAS's workspace on a Hopper too.
+    assert max(left) - left[0] < 20e6
 
 
 def test_a_compiled_step_may_be_captured() -> None:
@@ -161,3 +163,39 @@ def engine_of_plain_means() -> dict[str, float]:
     for _ in range(70):
         engine.update()
     return engine.means()
+
+
+def experiment(runtime: Any, why: str) -> Any:
+    return pytest.param(runtime, marks=pytest.mark.xfail(strict=False, reason=why))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0"])
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        experiment(LAUNCHED, "these kernels may add in any order; then the next says nothing"),
+        experiment(CAPTURED, "not seen yet: XPASS says that models which draw may be captured"),
+    ],
+    ids=["launched", "captured"],
+)
+def test_captured_steps_draw_what_launched_steps_draw(
+    runtime: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether models with dropout and stochastic depth need be left out, as `may_be_captured` does:
+    a replay reads the seed that the host has set before it. Decides nothing by itself."""
+
+    def may_be(device: torch.device, world: World, *, stochastic: bool) -> bool:
+        assert stochastic
+        return may_be_captured(device, world, stochastic=False)
+
+    monkeypatch.setattr("trainers.engine.may_be_captured", may_be)
+    found = []
+    for one in (LAUNCHED, runtime):
+        engine = engine_of("A", Path(), one, backbone=Backbone(name=name))
+        assert (engine._replayed is not None) is one.cuda_graphs
+        for _ in range(20):
+            engine.update()
+        found.append((engine.means(), engine.state_dict()))
+        engine.close()
+    assert found[0][0] == found[1][0]
+    assert_equal_states(found[0][1], found[1][1])

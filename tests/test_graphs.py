@@ -26,7 +26,7 @@ from training_helpers import (
 )
 
 from trainers.distributed import World
-from trainers.graphs import Replayed, may_be_captured
+from trainers.graphs import CudaCapture, Replayed, _stream_of, may_be_captured
 from trainers.probe import build_probe_engine
 from trainers.spec import AUGMENTATIONS, Augmentation, ProbeSpec, StudentRef
 from trainers.student import build_engine
@@ -264,6 +264,20 @@ def test_what_may_be_captured():
     assert not may_be_captured(CPU, alone, stochastic=False)
     assert not may_be_captured(cuda, World(0, 2), stochastic=False)
     assert not may_be_captured(cuda, alone, stochastic=True)
+
+
+def test_engines_of_a_process_are_captured_on_one_stream(monkeypatch):
+    """Libraries keep memory for every stream that they meet."""
+    made = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or object())
+    _stream_of.cache_clear()
+    try:
+        first, second, other = (CudaCapture(torch.device("cuda", i)) for i in (0, 0, 1))
+    finally:
+        _stream_of.cache_clear()
+    assert first._stream is second._stream
+    assert made == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert other._stream is not first._stream
 
 
 def test_an_engine_holds_itself_nowhere(tmp_path):

@@ -1,5 +1,6 @@
 """Student runs: events, rows, resumption bit for bit, bad losses."""
 
+import copy
 import itertools
 import math
 import pickle
@@ -225,6 +226,30 @@ def test_a_state_that_was_resumed_from_can_be_resumed_from_again():
     taken = state_bytes(state)
     list(train_student(spec, DATA, Request(horizon=10), RUNTIME, state=state))
     assert state_bytes(state) == taken
+
+
+def test_moments_that_were_saved_in_another_layout_take_that_of_the_weights():
+    spec = student_spec("A")
+    state = final_state(run_student(spec, DATA, 3))
+    other = copy.deepcopy(state)
+    for moments in other["optimizer"]["state"].values():
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = moments[name].contiguous()
+    engines = [build_engine(spec, DATA, RUNTIME, World()) for _ in range(2)]
+    relaid = []
+    for engine, saved in zip(engines, (state, other), strict=True):
+        engine.load_state_dict(saved)
+        assert_equal_states(engine.state_dict(), state)
+        relaid.append(0)
+        for number, parameter in enumerate(engine.model.parameters()):
+            for name in ("exp_avg", "exp_avg_sq"):
+                before = saved["optimizer"]["state"][number][name]
+                assert engine._optimizer.state[parameter][name].stride() == parameter.stride()
+                relaid[-1] += before.stride() != parameter.stride()
+        for _ in range(3):
+            engine.update()
+    assert relaid[0] == 0 < relaid[1]  # an engine's own state has the layout already
+    assert_equal_states(*[engine.state_dict() for engine in engines])
 
 
 def test_stop_at_the_horizon_is_no_interruption():

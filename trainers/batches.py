@@ -122,8 +122,8 @@ class BatchSource:
             self._pixels = DecodedPixels(data.train_images.to(device))
 
     def stage(self, step: int) -> None:
-        """Makes `staged` ready for a step. Waits for nothing but decoding; raises DataError for a
-        damaged picture."""
+        """Makes `staged` ready for a step. Waits for decoding alone, and where pictures are
+        decoded for a device that falls behind (`pixels`). Raises DataError for a damaged one."""
         self._blocks.stage(step)
         self._pixels.stage(step)
 

@@ -93,7 +93,8 @@ class Engine:
         self.model.train()
 
     def update(self) -> None:
-        """One step on the next global batch. On a GPU nothing here waits for the device."""
+        """One step on the next global batch. On a GPU nothing here waits for the device,
+        unless it falls behind with encoded pictures (`pixels.Leash`)."""
         if self._stochastic:
             self._seed_dropout()
         self._now.fill_(self.step)
@@ -189,16 +190,27 @@ class Engine:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # Resume order: 1. weights and buffers, 2. optimiser moments (which follow the weights'
-        # device and layout), 3. running sums, 4. the step, which alone decides every later draw.
+        # Resume order: 1. weights and buffers, 2. optimiser moments (torch sends them to the
+        # weights' device, and leaves them the layout that they were saved in), 3. running sums,
+        # 4. the step, which alone decides every later draw.
         # Moments and sums lie elsewhere then, so a step that was captured before is of no use.
         self._forget_graph()
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(_to_cpu(state["optimizer"]))  # it would keep the tensors
+        self._lay_moments_as_weights()
         self._tally.restore(state["sums"], state["count"])
         self.elapsed_s = state["elapsed_s"]
         self.step = state["step"]
         self._clock = time.perf_counter()
+
+    def _lay_moments_as_weights(self) -> None:
+        """Fused AdamW walks through a weight and its moments in the order of memory: where strides
+        differ, CUDA's refuses and the CPU's takes one weight's moments for another's."""
+        for parameter, moments in self._optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                if moments[name].stride() != parameter.stride():
+                    laid = torch.empty_like(parameter, memory_format=torch.preserve_format)
+                    moments[name] = laid.copy_(moments[name])
 
 
 def _draws(module: nn.Module) -> bool:

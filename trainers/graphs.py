@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -38,7 +39,8 @@ Step = Callable[[], None]
 
 def may_be_captured(device: torch.device, world: World, *, stochastic: bool) -> bool:
     """Whether a step is a function of device state alone. Not where several workers talk to each
-    other, nor where a model draws: each step's dropout is seeded by the host."""
+    other, nor where a model draws: each step's dropout is seeded by the host. A replay
+    reads that seed, so it may do; tests/test_gpu_graphs.py has the experiment, which no GPU ran."""
     return device.type == "cuda" and world.size == 1 and not stochastic
 
 
@@ -58,11 +60,18 @@ class Capture(Protocol):
     def capture(self, function: Step) -> Graph: ...
 
 
+@cache
+def _stream_of(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class CudaCapture:
-    """CUDA's. One stream for both: some libraries keep a state for each stream that they meet."""
+    """CUDA's. One stream for both, and for all engines of a process, one after the other: some
+    libraries keep a state for each stream that they meet. Up to torch 2.14 that is cuBLAS's
+    workspace, 32 MiB on a Hopper, for every thread."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = _stream_of(device)
 
     def warm_up(self, function: Step) -> None:
         """Runs it on the stream of the capture, between what this thread asked for before and

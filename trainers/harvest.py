@@ -14,6 +14,7 @@ from collections.abc import Iterator, Set
 
 from torch import Tensor, lerp, nn
 
+from trainers.compiled import compiled
 from trainers.evaluate import TestSet, percent, teacher_heads
 from trainers.events import Snapshot
 from trainers.presets import ROUNDING, TOLERANCE, least_trained
@@ -59,13 +60,21 @@ class Harvester:
     """Looks for presets between two validated states. Knows nothing of training.
 
     model: a model of the teacher's architecture to evaluate weights in. whole: the test set, of
-    num_classes classes.
+    num_classes classes. compile: evaluate as a compiled teacher is validated, whose rounding may
+    decide at a window's edge; where its code is compiled already, it serves here.
     """
 
     def __init__(
-        self, model: nn.Module, whole: TestSet, presets: set[float], num_classes: int
+        self,
+        model: nn.Module,
+        whole: TestSet,
+        presets: set[float],
+        num_classes: int,
+        *,
+        compile: bool = False,
     ) -> None:
         self.model = model
+        self.compiled_model = compiled(model, wanted=compile)
         self._num_classes = num_classes
         self._whole = whole
         self.count = whole.count
@@ -74,7 +83,8 @@ class Harvester:
     def accuracy(self, weights: Weights) -> float:
         """Top-1 (percent) on the whole test set."""
         self.model.load_state_dict(weights)
-        return percent(self._whole.correct(self.model, teacher_heads)[0], self._whole.count)
+        (correct,) = self._whole.correct(self.compiled_model, teacher_heads)
+        return percent(correct, self._whole.count)
 
     def find(
         self, step: int, before: Weights, before_accuracy: float, after: Weights, accuracy: float,

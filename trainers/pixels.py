@@ -8,8 +8,11 @@ Legend: B global batch, N positions in it that a worker needs.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +27,11 @@ from trainers.data.source import Image
 from trainers.data.views import crop_view, plain_view
 from trainers.spec import Augmentation
 
-__all__ = ["Crops", "DecodedPixels", "EncodedPixels", "ImagesOf", "Needed"]
+__all__ = ["Crops", "DecodedPixels", "EncodedPixels", "ImagesOf", "Leash", "Mark", "Needed"]
 
 _AHEAD = 3
-"""Steps that are decoded while one is computed: 77 MB each for 512 views of 224 pixels."""
+"""Steps that are decoded while one is computed, and that may wait for a device: 77 MB each for 512
+views of 224 pixels, for which torch locks 128 MiB."""
 
 ImagesOf = Callable[[slice | Tensor], Tensor]
 """uint8 images (N, 3, H, W) at positions of the global batch of a step."""
@@ -105,6 +109,37 @@ class _Step:
     decoding: Decoding
 
 
+class Mark(Protocol):
+    """A place in what a device was asked for. `torch.cuda.Event` is one."""
+
+    def synchronize(self) -> None: ...
+
+
+class Leash:
+    """How far the host may run ahead of a device: `length` marks. What it has sent stays locked
+    until the device has fetched it, and nothing else keeps a host that is faster from sending on.
+
+    mark: the present end of what the device was asked for.
+    """
+
+    def __init__(self, length: int, mark: Callable[[], Mark]) -> None:
+        self._length = length
+        self._mark = mark
+        self._marks: deque[Mark] = deque()
+
+    def go_on(self) -> None:
+        """Marks the place, and waits until the device has no more than `length` before it."""
+        self._marks.append(self._mark())
+        while len(self._marks) > self._length:
+            self._marks.popleft().synchronize()
+
+
+def _cuda_mark(device: torch.device) -> Mark:
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
 class EncodedPixels:
     """Views of `size` pixels of encoded pictures, cropped (`Crops`) or plain. needed: what a worker
     looks at in a step, at most its rows and as many partners; nothing else is decoded.
@@ -135,10 +170,14 @@ class EncodedPixels:
         most = min(batch_size, 2 * (rows.stop - rows.start))
         self._views = torch.empty((most, 3, size, size), dtype=torch.uint8, device=device)
         self._places_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self._leash: Leash | None = None
+        if device.type == "cuda":
+            self._leash = Leash(_AHEAD, partial(_cuda_mark, device))
 
     def stage(self, step: int) -> None:
         """Sends the views of a step to their buffer, once they are decoded: its turn comes after
-        the steps that read it before. Raises DataError for a damaged picture."""
+        the steps that read it before. Waits for a device that is `_AHEAD` steps behind. Raises
+        DataError for a damaged picture."""
         for other in [other for other in self._begun if not step <= other < step + _AHEAD]:
             self._begun.pop(other).decoding.cancel()
         for following in range(step, step + _AHEAD):
@@ -152,6 +191,8 @@ class EncodedPixels:
         places_B = torch.zeros(len(self._places_B), dtype=torch.int64, pin_memory=pinned)
         places_B.numpy()[taken.positions_N] = np.arange(len(taken.positions_N))
         self._places_B.copy_(places_B, non_blocking=True)
+        if self._leash is not None:
+            self._leash.go_on()
 
     def images_of(self, samples_B: Tensor) -> ImagesOf:
         """The views of the staged step."""

@@ -116,7 +116,9 @@ def train_teacher(
     validator = Validator(whole, _screen(request.screen, whole, tests, num_classes))
     wanted = set(request.presets) - harvested
     presets = (wanted | set(STANDARD_PRESETS)) - harvested
-    harvester = Harvester(copy.deepcopy(engine.model), whole, presets, num_classes)
+    harvester = Harvester(
+        copy.deepcopy(engine.model), whole, presets, num_classes, compile=runtime.compile
+    )
     run = _TeacherRun(engine, validator, harvester, wanted, request, data.info.num_train)
     run.start(state or {})
     control = Control(stop, runtime.checkpoint_every_s, world, engine.device)
@@ -165,9 +167,8 @@ class _TeacherRun:
         screen = self._validator.screen
         if screening := state.get("screening"):
             screen.load_state_dict(screening)
-        screen.start(
-            self._harvester.model, self._turn(step), self._accuracy, self._harvester.missing
-        )
+        harvester = self._harvester
+        screen.start(harvester.compiled_model, self._turn(step), self._accuracy, harvester.missing)
         engine.rest()
 
     def _turn(self, step: int) -> int:

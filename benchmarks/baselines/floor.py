@@ -25,13 +25,15 @@ class Floor:
     """The same model, losses and optimiser as ours; no data, no augmentation, constant targets.
 
     captured: replay the step as a CUDA graph, so that the host costs nothing either. Without, every
-    kernel is launched by Python, which on a GPU is no floor.
+    kernel is launched by Python, which on a GPU is no floor. nchw: weights and images as torch lays
+    them out by itself, not channels-last as ours.
     """
 
-    def __init__(self, setting: Setting, *, captured: bool) -> None:
+    def __init__(self, setting: Setting, *, captured: bool, nchw: bool = False) -> None:
         self.name = "floor" if captured == (setting.device.type == "cuda") else "floor, eager"
+        self.name += ", NCHW" if nchw else ""
         self._device, self._batch = setting.device, setting.batch
-        step = _step(setting)
+        step = _step(setting, torch.contiguous_format if nchw else torch.channels_last)
         self._step = capture(step, setting.device) if captured else step
 
     def turn(self, steps: int) -> Turn:
@@ -48,10 +50,10 @@ class Floor:
         """Nothing runs beside the steps."""
 
 
-def _step(setting: Setting) -> Callable[[], None]:
+def _step(setting: Setting, layout: torch.memory_format) -> Callable[[], None]:
     device, data = setting.device, setting.data
     on_gpu = device.type == "cuda"
-    model = setting.student().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = setting.student().to(device, memory_format=layout)  # type: ignore[call-overload]
     trained: Any = torch.compile(model) if setting.compile else model
     values = setting.optimizer
     optimizer = torch.optim.AdamW(
@@ -60,7 +62,7 @@ def _step(setting: Setting) -> Callable[[], None]:
     )  # fmt: skip
     size, classes = data.info.image_size, data.info.num_classes
     views = torch.randn(setting.batch, 3, size, size, device=device)
-    views = views.contiguous(memory_format=torch.channels_last)
+    views = views.contiguous(memory_format=layout)
     targets_NC = nn.functional.one_hot(torch.arange(setting.batch) % classes, classes)
     targets_NC = targets_NC.float().to(device)
 

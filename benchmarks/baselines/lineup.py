@@ -37,10 +37,13 @@ class LineUp:
     workers: int = 0
     tried: dict[int, float] = field(default_factory=dict)
 
-    def add_ours(self, strategies: Sequence[Strategy]) -> None:
-        """The floor, our steps, and the evaluation of strategy A's student."""
+    def add_ours(self, strategies: Sequence[Strategy], *, nchw: bool = False) -> None:
+        """The floor, our steps, and the evaluation of strategy A's student. nchw: the floor in that
+        layout besides."""
         on_gpu = self.setting.device.type == "cuda"
         self._add("floor", lambda: Floor(self.setting, captured=on_gpu))
+        if nchw:
+            self._add("floor, NCHW", lambda: Floor(self.setting, captured=on_gpu, nchw=True))
         if on_gpu:
             self._add("floor, eager", lambda: Floor(self.setting, captured=False))
         for strategy in strategies:
