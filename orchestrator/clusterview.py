@@ -149,9 +149,12 @@ class ClusterView:
             self._news.notify_all()
 
     def set_aside(self, nodes: Iterable[str]) -> None:
-        """These are closed from the next answer on, which is asked for."""
-        self._aside = frozenset(nodes)
-        self._asked.set()
+        """These are closed from the next answer on, which is asked for where they are others than
+        before."""
+        aside = frozenset(nodes)
+        if aside != self._aside:
+            self._aside = aside
+            self._asked.set()
 
     def ask(self, patience_s: float = 3.0) -> None:
         """Waits for an answer that is not older than this call, no longer than that."""

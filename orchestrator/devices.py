@@ -12,7 +12,7 @@ from orchestrator.clusterview import ClusterView, Node
 from orchestrator.errors import MachineError
 from orchestrator.glance import duration
 
-__all__ = ["WAIT_S", "Accelerator", "choose_gpus", "local_gpus", "seen_by"]
+__all__ = ["WAIT_S", "Accelerator", "choose_gpus", "own_gpus", "seen_by", "usable_gpus"]
 
 Accelerator = Literal["auto", "gpu", "cpu"]
 """auto: GPUs if there are any at the start. gpu: GPUs, and on a cluster the sweep waits for the
@@ -33,14 +33,19 @@ def seen_by(accelerator: Accelerator, nodes: Sequence[Node]) -> Sequence[Node]:
     return [replace(node, gpus=0.0, free_gpus=0.0, ours_gpus=0.0) for node in nodes]
 
 
-def local_gpus(accelerator: Accelerator) -> int:
+def usable_gpus() -> int:
+    """GPUs of this machine that torch can use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def own_gpus(accelerator: Accelerator) -> int:
     """GPUs of this machine that a Ray of our own would train on. Raises MachineError where they are
     asked for and there is none."""
     if accelerator == "cpu":
         return 0
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = usable_gpus()
     if accelerator == "gpu" and not gpus:
         raise MachineError("--accelerator gpu: this machine has no GPU that torch can use", _DOCTOR)
     return gpus

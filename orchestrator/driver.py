@@ -21,7 +21,7 @@ from orchestrator.budget import Limit
 from orchestrator.bulletin import posting
 from orchestrator.clusterview import ClusterView, Picture, read_cluster
 from orchestrator.conductor import Conductor, TrialSettings
-from orchestrator.devices import WAIT_S, Accelerator, choose_gpus, local_gpus, seen_by
+from orchestrator.devices import WAIT_S, Accelerator, choose_gpus, own_gpus, seen_by
 from orchestrator.errors import MachineError, StoreError
 from orchestrator.estimate import Pace, measured_rates
 from orchestrator.following import ClusterLostError, Follower
@@ -275,7 +275,7 @@ def check_machine(units: Iterable[Unit], options: DriveOptions) -> None:
     """Raises MachineError for runs that this machine cannot take, before Ray is started on it. Of a
     cluster elsewhere nothing is known yet; `drive` looks then."""
     if options.ray_address is None:
-        gpus = local_gpus(options.accelerator)
+        gpus = own_gpus(options.accelerator)
         total = float(gpus or _local_slots(options))
         _refuse_unfit(units, total, options, use_gpu=bool(gpus))
 

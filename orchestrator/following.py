@@ -62,7 +62,6 @@ class Follower:
         self._flags = _flagged(store)  # a killed driver may have left some
         self._told: set[tuple[Shape, float]] = set()
         self._next_count = 0.0
-        self._aside = 0
         self._told_of_gpus = False
         ledger = conductor.ledger
         self._widest = max((entry.shape.devices for entry in ledger.entries.values()), default=0.0)
@@ -71,9 +70,7 @@ class Follower:
         """Raises ClusterLostError when the head has been silent for too long."""
         if self._silence.look(self._view.answers) > _HEAD_S:
             raise ClusterLostError("the head of the Ray cluster does not answer any more")
-        if len(aside := self._conductor.ledger.aside) > self._aside:
-            self._aside = len(aside)
-            self._view.set_aside(aside)
+        self._view.set_aside(self._conductor.ledger.aside)
         before, picture = self._picture, self._view.picture
         self._picture = picture
         capacity = self._conductor.ledger.capacity

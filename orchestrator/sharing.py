@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from orchestrator.devices import usable_gpus
 from orchestrator.errors import StoreError
 from orchestrator.labels import backbone_name
 from orchestrator.units import Unit
@@ -163,8 +164,7 @@ def local_gpus() -> tuple[str, ...]:
     """Names of the GPUs of this machine."""
     import torch
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return tuple(torch.cuda.get_device_name(index) for index in range(count))
+    return tuple(torch.cuda.get_device_name(index) for index in range(usable_gpus()))
 
 
 def shipped_table() -> list[Measured]:

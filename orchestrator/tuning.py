@@ -188,6 +188,4 @@ def _resources(config: dict[str, Any]) -> Any:
     elif config["use_gpu"]:
         bundle = {"CPU": 1.0, "GPU": config["devices_per_worker"]}
     selector = labels_that_avoid(config["avoid"])
-    if selector is None:
-        return tune.PlacementGroupFactory([bundle])
-    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[selector])
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=selector and [selector])

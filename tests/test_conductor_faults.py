@@ -50,6 +50,12 @@ def conductor(plan: Plan, store: Store, ear: Ear) -> Conductor:
 
 # -- causes that the driver alone can know ---------------------------------------------------------
 
+THREE = (
+    TINY.replace("  teacher: {max_steps: 300}\n", "")
+    + "grids: [{axes: {strategy: [A], seed: [0, 1, 2]}}]\n"
+)
+"""Of three runs that need nobody."""
+
 PROCESS = {"node_id": "ab" * 28, "pid": 4711, "began": 17.0}
 
 
@@ -425,11 +431,7 @@ def test_the_flag_of_a_lost_store_is_nobodys_interruption(
 def test_runs_that_all_fail_alike_are_told_at_once_and_where(
     tmp_path: Path, store: Store, ear: Ear
 ) -> None:
-    text = (
-        TINY.replace("  teacher: {max_steps: 300}\n", "")
-        + "grids: [{axes: {strategy: [A], seed: [0, 1, 2]}}]\n"
-    )
-    conductor = conductor_of(tiny_plan(tmp_path, text=text), store, [ear], slots=8)
+    conductor = conductor_of(tiny_plan(tmp_path, text=THREE), store, [ear], slots=8)
     conductor.ledger.capacity.rooms.nodes = {"ab" * 28: 4.0, "cd" * 28: 0.0}  # others' GPUs
     for unit in [begin(conductor) for _ in range(3)]:
         tell(conductor, unit, "alive", processes=[PROCESS | {"host": "b01"}])
@@ -446,11 +448,7 @@ def test_runs_that_all_fail_alike_are_told_at_once_and_where(
 
 
 def test_a_node_set_aside_is_told_and_avoided(tmp_path: Path, store: Store, ear: Ear) -> None:
-    text = (
-        TINY.replace("  teacher: {max_steps: 300}\n", "")
-        + "grids: [{axes: {strategy: [A], seed: [0, 1, 2]}}]\n"
-    )
-    conductor = conductor_of(tiny_plan(tmp_path, text=text), store, [ear], slots=3)
+    conductor = conductor_of(tiny_plan(tmp_path, text=THREE), store, [ear], slots=3)
     conductor.ledger.capacity.rooms.nodes = {"ab" * 28: 3.0, "cd" * 28: 3.0}
     for unit in [begin(conductor) for _ in range(3)]:
         tell(conductor, unit, "alive", processes=[PROCESS | {"host": "b01"}])

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.admission import Capacity
 from orchestrator.budget import Limit
 from orchestrator.clusterview import ClusterView, Node, Picture
-from orchestrator.devices import Accelerator, choose_gpus, local_gpus, seen_by
+from orchestrator.devices import Accelerator, choose_gpus, own_gpus, seen_by
 from orchestrator.driver import DriveOptions, _capacity, check_machine
 from orchestrator.errors import MachineError
 from tests.driving import Clock
@@ -141,7 +141,7 @@ def test_gpus_of_this_machine(
     monkeypatch: pytest.MonkeyPatch, gpus: int, accelerator: Accelerator, found: int
 ) -> None:
     has_torch(monkeypatch, gpus)
-    assert local_gpus(accelerator) == found
+    assert own_gpus(accelerator) == found
 
 
 def test_gpus_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -424,7 +424,7 @@ def test_killed_between_any_two_writes_of_a_teacher(tmp_path: Path) -> None:
 MORTAL = """
 import io, os, signal, sys
 from orchestrator.store import Store
-from orchestrator.worker import _agreed, execute
+from orchestrator.worker import execute
 from trainers.pulse import PULSE
 from trainers.spec import Runtime
 
